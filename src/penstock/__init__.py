@@ -1,0 +1,3 @@
+"""
+Penstock: a Postgres sync engine that never holds your write-ahead log back.
+"""

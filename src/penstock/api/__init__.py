@@ -1,0 +1,3 @@
+"""
+Serves shape logs over HTTP.
+"""

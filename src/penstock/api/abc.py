@@ -1,0 +1,65 @@
+"""
+What serving needs of the shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from penstock.shapes.offset import LogOffset
+from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
+
+
+class ShapeSource(Protocol):
+    """
+    The owner of the shapes, in this process or behind a socket.
+    """
+
+    async def open(self, request: ShapeRequest) -> OpenReply:
+        """
+        Find or create the shape and tell what the request reads.
+
+        For offsets in the snapshot part it waits until the chunk asked for is complete. Never waits for live changes.
+
+        Raises:
+            ConnectionLostError: the owner is away.
+        """
+        ...
+
+    async def wait(self, handle: str, after: LogOffset) -> WaitReply:
+        """
+        Wait, without a deadline, until the shape has something after the place named, or is gone.
+
+        A place that the shape has not reached yet is waited for like any other. Cancelling ends the wait.
+
+        Raises:
+            ConnectionLostError: the owner is away.
+        """
+        ...
+
+    async def health(self) -> Health:
+        """
+        Tell where the owner stands.
+
+        Raises:
+            ConnectionLostError: the owner is away.
+        """
+        ...
+
+    async def status(self) -> dict[str, object]:
+        """
+        Tell everything an operator may want to know, as a JSON object without row values.
+
+        Raises:
+            ConnectionLostError: the owner is away.
+        """
+        ...
+
+    async def remove(self, handle: str) -> bool:
+        """
+        Give the shape up durably; False when there is none.
+
+        Raises:
+            ConnectionLostError: the owner is away.
+        """
+        ...

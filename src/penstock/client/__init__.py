@@ -1,0 +1,3 @@
+"""
+Follows a shape over HTTP and keeps its rows.
+"""

@@ -1,0 +1,108 @@
+"""
+What the collector hands to the consumers, and what it needs of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from penstock.postgres.lsn import CommitLsn, EndLsn
+from penstock.postgres.relation import RelationDescription
+from penstock.replication.messages import Operation, Row
+
+
+@dataclass(slots=True)
+class RoutedChange:
+    """
+    One operation of a transaction on its way to the shapes it may concern.
+
+    Shared by all of them, and so are its encodings.
+
+    Attributes:
+        operation: what happened.
+        relation: describes the columns of the rows; the table the stream named, which may be a partition.
+        table_oid: the table of the shapes it is routed to: `relation`'s own, or the root above it.
+        op_position: place in its transaction.
+        old: as in `replication.messages.Change`.
+        new: as there.
+        is_old_missing: as there.
+        encoded: what a projection made of it; filled and read by whoever encodes.
+    """
+
+    operation: Operation
+    relation: RelationDescription
+    table_oid: int
+    op_position: int
+    old: Row | None
+    new: Row | None
+    is_old_missing: bool = False
+    encoded: dict[object, tuple[tuple[int, bytes], ...]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RoutedPart:
+    """
+    What a published transaction, or a fragment of one, holds for one shape. Lists may be shared between shapes.
+
+    A shape that got any part of a transaction gets the part that ends it, if need be without changes.
+
+    Attributes:
+        commit_lsn: names the transaction.
+        xid: its 32-bit id.
+        changes: in order of their positions.
+        end: set on the part that ends the transaction.
+    """
+
+    commit_lsn: CommitLsn
+    xid: int
+    changes: Sequence[RoutedChange]
+    end: EndLsn | None
+
+
+class ConsumerDelivery(Protocol):
+    """
+    The live consumers, as the collector sees them. No call waits.
+    """
+
+    def publish(self, parts: Mapping[int, Sequence[RoutedPart]]) -> None:
+        """
+        Deliver, by incarnation, what a slice of the stream holds for each shape, in commit order.
+
+        Whatever cannot be delivered makes its shape behind or condemned; nothing is dropped and nothing raised.
+        """
+        ...
+
+    def relation_seen(self, description: RelationDescription, table_oids: Sequence[int]) -> None:
+        """
+        A description came into force; shapes on these tables (the relation's own and its root) may not survive it.
+        """
+        ...
+
+    def relation_spoiled(self, table_oids: Sequence[int], at: CommitLsn, reason: str) -> None:
+        """
+        Shapes on these tables cannot be followed past this commit: rotate them.
+
+        A truncate, a transaction too large to keep, a row without its old tuple below the shape's snapshot horizon
+        excepted. The debt of the commit has been registered.
+        """
+        ...
+
+
+class CatalogFacts(Protocol):
+    """
+    What must be asked of the database while a commit is processed; recorded durably before it is answered.
+    """
+
+    def root_of(self, relation_oid: int) -> int | None:
+        """
+        Answer the recorded topmost partitioned table above a relation (its own oid for most); None when not known yet.
+        """
+        ...
+
+    async def find_root(self, relation_oid: int) -> int:
+        """
+        Ask and record it; retried until the database answers. A relation that is gone is its own root.
+        """
+        ...

@@ -1,0 +1,337 @@
+"""
+What the consumers need of the stages around them: the files of shape logs, the control store, the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from penstock.postgres.lsn import CommitLsn, EndLsn, InsertLsn
+from penstock.postgres.relation import Table
+from penstock.postgres.snapshot import Snapshot
+from penstock.shapes.definition import ShapeDefinition
+from penstock.shapes.offset import LogOffset
+from penstock.shapes.reading import LogRange
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotBounds:
+    """
+    What an initial snapshot saw.
+
+    Attributes:
+        snapshot: visibility by transaction id.
+        horizon: only commits below it are asked about; all later ones are kept.
+    """
+
+    snapshot: Snapshot
+    horizon: InsertLsn
+
+
+# --- the files of shape logs -----------------------------------------------------------------------------------------
+
+
+class SettleOutcome(Enum):
+    """
+    How a settle ended for one shape.
+    """
+
+    SETTLED = "settled"
+    NO_SPACE = "no space"
+    """A write found no space: nothing of the tail is lost, it may be tried again."""
+    FAILED = "failed"
+    """A sync or write failed otherwise: the files are not to be trusted any more."""
+
+
+class ShapeLog(Protocol):
+    """
+    The log of one incarnation: a tail in memory and a settled part in files. Owned by the event loop's thread.
+    """
+
+    incarnation: int
+    handle: str
+
+    @property
+    def last(self) -> LogOffset:
+        """
+        The latest readable place; `0_inf` while there are no changes.
+        """
+        ...
+
+    @property
+    def settled(self) -> tuple[CommitLsn, EndLsn] | None:
+        """
+        The last transaction that is durable with everything before it; None when none was settled yet.
+        """
+        ...
+
+    @property
+    def tail_bytes(self) -> int:
+        """
+        Bytes held in memory.
+        """
+        ...
+
+    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> None:
+        """
+        Add elements of the transaction with this commit LSN, as (position, JSON), after all before; not yet readable.
+        """
+        ...
+
+    def commit(self, commit_lsn: CommitLsn, end: EndLsn) -> None:
+        """
+        Make everything appended readable. Called for each transaction delivered, also for one that added nothing.
+        """
+        ...
+
+    def abandon_part(self) -> None:
+        """
+        Drop the elements appended since the last commit (those of a transaction whose rest will be read again).
+        """
+        ...
+
+    async def write_snapshot(self, blocks: AsyncIterator[bytes], end_element: bytes) -> None:
+        """
+        Write the snapshot part: blocks of whole lines, each line an element ended by a newline; then the last element.
+
+        Chunks become readable as they close. Returns when all is written and synced.
+
+        Raises:
+            DiskFullError: no space; the shape must be given up by the caller or tried anew under another incarnation.
+            SyncFailedError: likewise.
+        """
+        ...
+
+    async def read(self, after: LogOffset) -> LogRange:
+        """
+        Find what a request at this place reads, waiting for a snapshot chunk that is being written.
+
+        A place beyond `last` gives an empty range with `chunk_end` equal to that place.
+
+        Raises:
+            CorruptLogError: the files do not verify.
+        """
+        ...
+
+
+class ShapeLogStore(Protocol):
+    """
+    All shape logs of a data folder.
+    """
+
+    async def create(self, handle: str, incarnation: int, chunk_bytes_max: int) -> ShapeLog:
+        """
+        Make the folder of a new incarnation.
+        """
+        ...
+
+    async def load(self, handle: str, incarnation: int, chunk_bytes_max: int, settled: LogOffset) -> ShapeLog:
+        """
+        Open the files of a live shape after a restart, verify them and cut off what does not belong to a whole commit.
+
+        Raises:
+            CorruptLogError: they verify less than `settled`.
+        """
+        ...
+
+    async def settle(self, logs: Collection[ShapeLog]) -> Mapping[int, SettleOutcome]:
+        """
+        Write and sync the tails of these logs up to their last commit; answers by incarnation.
+        """
+        ...
+
+    async def discard(self, handle: str, incarnation: int) -> None:
+        """
+        Rename the folder away and delete it lazily; open readers keep their files. Idempotent.
+        """
+        ...
+
+    async def discard_unknown(self, known: Collection[int]) -> None:
+        """
+        At start: discard every folder whose incarnation is not known, and empty the trash.
+        """
+        ...
+
+
+# --- the control store -----------------------------------------------------------------------------------------------
+
+
+class ShapeState(Enum):
+    """
+    How far the life of an incarnation has come, durably.
+    """
+
+    CREATING = "creating"
+    LIVE = "live"
+    CONDEMNED = "condemned"
+    """Tombstoned: never served again; the row goes when its files are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRow:
+    """
+    What the control store knows of an incarnation.
+    """
+
+    incarnation: int
+    handle: str
+    definition: ShapeDefinition
+    state: ShapeState
+    chunk_bytes_max: int
+    bounds: SnapshotBounds | None
+    settled: LogOffset
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """
+    The control store's content at start.
+
+    Attributes:
+        epoch: of all shapes in it; None in a new store.
+        boundary: the recorded flush boundary.
+        shapes: every row, in order of incarnation.
+        facts: recorded facts by (kind, key).
+        handle_us_max: the greatest time used in a handle so far.
+        was_clean: whether the last run settled everything and said so.
+    """
+
+    epoch: int | None
+    boundary: EndLsn
+    shapes: tuple[ShapeRow, ...]
+    facts: Mapping[tuple[str, str], bytes]
+    handle_us_max: int
+    was_clean: bool
+
+
+class ControlStore(Protocol):
+    """
+    What must be true after a crash. Every call returns when its effect is synced.
+    """
+
+    async def create(self, handle: str, handle_us: int, definition: ShapeDefinition, chunk_bytes_max: int) -> int:
+        """
+        Add a row `CREATING`; answers the incarnation, from a counter that never returns.
+        """
+        ...
+
+    async def mark_live(self, incarnation: int, bounds: SnapshotBounds, settled: LogOffset) -> None:
+        """
+        The shape survives a crash from now on.
+        """
+        ...
+
+    async def tombstone(self, incarnations: Collection[int], reason: str, at: EndLsn) -> None:
+        """
+        These are never served again.
+        """
+        ...
+
+    async def forget(self, incarnation: int) -> None:
+        """
+        Remove the row of a condemned incarnation whose files are gone.
+        """
+        ...
+
+    async def checkpoint(self, boundary: EndLsn, settled: Mapping[int, LogOffset]) -> None:
+        """
+        Record the flush boundary, and how far shapes are settled.
+        """
+        ...
+
+    async def record_fact(self, kind: str, key: str, value: bytes) -> None:
+        """
+        Record what the database answered while a commit was processed.
+        """
+        ...
+
+    async def begin_epoch(self, epoch: int, boundary: EndLsn, reason: str) -> None:
+        """
+        Condemn every shape of older epochs by one row, forget the facts, and take over the new epoch.
+        """
+        ...
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+class Inspector(Protocol):
+    """
+    The catalog of the database, with a cache.
+    """
+
+    async def find_table(self, schema: str, name: str) -> Table | None:
+        """
+        Look a table up by name; only ordinary and partitioned tables with columns count.
+
+        Raises:
+            ConnectionLostError: the database is away.
+        """
+        ...
+
+    def forget(self, oid: int) -> None:
+        """
+        Read the table anew when it is next asked for.
+        """
+        ...
+
+
+class PublicationKeeper(Protocol):
+    """
+    Keeps tables in the publication with replica identity full, and the barrier behind each addition.
+    """
+
+    async def ensure(self, table: Table) -> None:
+        """
+        Return when every later commit on the table reaches the stream with its whole old rows.
+
+        Raises:
+            RequestError: 503 with the text for what is missing, or after 5 s; the work then goes on by itself.
+        """
+        ...
+
+    async def release(self, oid: int) -> None:
+        """
+        No shape is on this table any more.
+        """
+        ...
+
+
+class OpenSnapshot(Protocol):
+    """
+    A query under way in its own transaction.
+    """
+
+    bounds: SnapshotBounds
+
+    def blocks(self) -> AsyncIterator[bytes]:
+        """
+        The rows as blocks of whole lines, each line a JSON element ended by a newline.
+
+        Raises:
+            RequestError: the database refused, with the status and text for the client.
+            ConnectionLostError: the database is away.
+        """
+        ...
+
+
+class SnapshotSource(Protocol):
+    """
+    Takes initial snapshots on a bounded pool of connections.
+    """
+
+    def open(self, definition: ShapeDefinition) -> AbstractAsyncContextManager[OpenSnapshot]:
+        """
+        Begin a repeatable-read transaction, read its bounds and start the query.
+
+        Raises:
+            RequestError: as for `blocks`, or no connection was free in time.
+            ShapeError: the table or a column is gone.
+        """
+        ...
+
+

@@ -1,0 +1,3 @@
+"""
+What must be true after a crash: catalog of shapes, recorded boundary, epoch, tombstones, facts.
+"""

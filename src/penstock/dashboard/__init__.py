@@ -1,0 +1,3 @@
+"""
+The page that shows a table changing live.
+"""

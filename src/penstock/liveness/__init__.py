@@ -1,0 +1,3 @@
+"""
+Suspicion and its consequences: the board of heartbeats, watching, explaining.
+"""

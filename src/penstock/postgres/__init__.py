@@ -1,0 +1,3 @@
+"""
+Values of Postgres: positions, transaction ids, snapshots, tables. Pure.
+"""

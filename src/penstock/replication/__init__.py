@@ -1,0 +1,3 @@
+"""
+From the replication connection to transactions, and the standby status back to Postgres.
+"""

@@ -1,0 +1,97 @@
+"""
+What makes a shape the same shape.
+
+A definition holds everything that decides which bytes a shape serves, with all types and keys resolved against the
+catalog when the shape was made. It is stored with the shape and is enough to replay its log after a restart without
+asking Postgres anything.
+
+Pure values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from penstock.postgres.relation import TableId
+
+
+class Replica(Enum):
+    """
+    How much of a row an update or a delete carries.
+    """
+
+    DEFAULT = "default"
+    FULL = "full"
+
+
+class LogMode(Enum):
+    """
+    Whether the log begins with the rows or with nothing.
+    """
+
+    FULL = "full"
+    CHANGES_ONLY = "changes_only"
+
+
+class ShapeColumn(msgspec.Struct, frozen=True, array_like=True):
+    """
+    A column of the shape's table at the time the shape was made.
+    """
+
+    name: str
+    type_oid: int
+    typmod: int
+
+
+class ShapeDefinition(msgspec.Struct, frozen=True):
+    """
+    A subset of one table.
+
+    Attributes:
+        table: the root table the client named.
+        columns: all columns of the table, in catalog order.
+        key_columns: the columns that name a row, in key order (all columns when there is no primary key).
+        has_primary_key: whether `key_columns` is a primary key.
+        selected: names of the columns served, sorted.
+        is_explicit: whether the client listed the columns; all of them listed is another shape than none listed.
+        where: the normalised clause with its parameters filled in, or None.
+        replica: how much updates and deletes carry.
+        log: whether there is an initial snapshot of rows.
+    """
+
+    table: TableId
+    columns: tuple[ShapeColumn, ...]
+    key_columns: tuple[str, ...]
+    has_primary_key: bool
+    selected: tuple[str, ...]
+    is_explicit: bool = False
+    where: str | None = None
+    replica: Replica = Replica.DEFAULT
+    log: LogMode = LogMode.FULL
+
+    def canonical(self) -> bytes:
+        """
+        Give the bytes that are equal for equal definitions, for looking up and hashing.
+        """
+        return _ENCODER.encode(self)
+
+    def digest(self) -> int:
+        """
+        Give 27 bits of a hash of the canonical form; different definitions may share it.
+        """
+        return int.from_bytes(hashlib.blake2b(self.canonical(), digest_size=4).digest(), "big") >> 5
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder(order="deterministic")
+_DECODER: Final = msgspec.msgpack.Decoder(ShapeDefinition)
+
+
+def decode_definition(data: bytes) -> ShapeDefinition:
+    """
+    Read a canonical form back.
+    """
+    return _DECODER.decode(data)

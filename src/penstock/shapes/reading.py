@@ -1,0 +1,171 @@
+"""
+What is asked of the shapes, and what they answer.
+
+The words that pass between whoever serves clients and whoever owns the shapes, in one process or over a socket. A range
+of a log is named by the files that hold it, as far as it is settled, and by its bytes, as far as it is not; whoever
+serves it opens the files, and asks again when one is gone.
+
+Pure values; all of them pass through msgpack unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from penstock.shapes.definition import LogMode, Replica
+from penstock.shapes.offset import LogOffset
+
+
+class FilePiece(msgspec.Struct, frozen=True, array_like=True, tag="f"):
+    """
+    A run of elements in a file: JSON elements joined by commas, without one at either end.
+
+    Attributes:
+        path: the file, relative to the data folder.
+        start_byte: where the run begins.
+        bytes_count: how long it is, never 0.
+    """
+
+    path: str
+    start_byte: int
+    bytes_count: int
+
+
+class InlinePiece(msgspec.Struct, frozen=True, array_like=True, tag="i"):
+    """
+    A run of elements by value: JSON elements joined by commas, without one at either end.
+    """
+
+    data: bytes
+
+
+Piece: TypeAlias = FilePiece | InlinePiece
+
+
+class LogRange(msgspec.Struct, frozen=True, array_like=True):
+    """
+    What a request at some offset reads: the elements in (offset, chunk_end].
+
+    Attributes:
+        chunk_end: the last place the reader has been given or may skip; the response's `electric-offset`.
+        last: the latest readable place of the shape.
+        pieces: the elements in order; a comma goes between two pieces. Empty when there is nothing.
+    """
+
+    chunk_end: LogOffset
+    last: LogOffset
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def bytes_count(self) -> int:
+        """
+        Length of the elements with the commas between pieces.
+        """
+        lengths = [p.bytes_count if isinstance(p, FilePiece) else len(p.data) for p in self.pieces]
+        return sum(lengths) + max(0, len(lengths) - 1)
+
+
+class ShapeRequest(msgspec.Struct, frozen=True):
+    """
+    A request whose parameters have the right form, not yet compared with the catalog.
+
+    Attributes:
+        table: the identifier as the client wrote it, with or without schema, quoted or not.
+        offset: the place the client has; None for `now`.
+        handle: the handle the client has, None for the offsets that need none.
+        columns: the identifiers the client listed, unquoted and folded; None when it listed none.
+        queryable_columns: likewise; an allow-list for `columns`.
+        where: the clause as written.
+        params: values of `$1`, `$2` and so on.
+        replica: how much updates and deletes carry.
+        log: whether the log begins with the rows.
+        is_live: whether the client waits for more.
+    """
+
+    table: str
+    offset: LogOffset | None
+    handle: str | None = None
+    columns: tuple[str, ...] | None = None
+    queryable_columns: tuple[str, ...] | None = None
+    where: str | None = None
+    params: tuple[str, ...] = ()
+    replica: Replica = Replica.DEFAULT
+    log: LogMode = LogMode.FULL
+    is_live: bool = False
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened"):
+    """
+    The shape is there, and this is what the request reads.
+
+    Attributes:
+        handle: the shape's handle, equal to the one in the request if that had one.
+        schema: the value of the schema header: JSON text.
+        range: what to serve.
+        last_seen_lsn: commit LSN (or keepalive position) of the last thing processed for all shapes, as a number.
+        is_replaying: whether what was published before the engine started has not all been processed yet; an offset
+            beyond `range.last` is then not the client's fault.
+    """
+
+    handle: str
+    schema: str
+    range: LogRange
+    last_seen_lsn: int
+    is_replaying: bool = False
+
+
+class Rotated(msgspec.Struct, frozen=True, tag="rotated"):
+    """
+    The log the client has is over.
+
+    Attributes:
+        handle: the current one for the same definition, if there is one.
+    """
+
+    handle: str | None = None
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """
+    The request is answered with an error; fields as in `penstock.errors.RequestError`.
+    """
+
+    status: int
+    message: str
+    errors: dict[str, list[str]] | None = None
+    retry_after_s: int | None = None
+    is_known: bool = False
+
+
+OpenReply: TypeAlias = Opened | Rotated | Refused
+
+
+class Advanced(msgspec.Struct, frozen=True, tag="advanced"):
+    """
+    A waited-for shape has moved past the place that was named.
+    """
+
+    range: LogRange
+    last_seen_lsn: int
+
+
+WaitReply: TypeAlias = Advanced | Rotated
+
+
+class Health(msgspec.Struct, frozen=True):
+    """
+    Where the engine stands.
+
+    Attributes:
+        state: `starting`, `waiting` (for the lock) or `active`.
+        reason: the first condition that is not met, in words that follow "Timeout waiting for "; empty when active.
+        detail: what is known about why, empty when nothing is.
+        last_seen_lsn: as in `Opened`.
+    """
+
+    state: str
+    reason: str = ""
+    detail: str = ""
+    last_seen_lsn: int = 0

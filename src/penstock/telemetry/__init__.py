@@ -1,0 +1,3 @@
+"""
+Logs and metrics: their names and how they leave.
+"""

@@ -1,0 +1,3 @@
+"""
+What we ship for tests: a throwaway Postgres, a workload, the oracle, faults.
+"""

@@ -1,0 +1,3 @@
+"""
+The HTTP contract: names, messages, schema header, rows as JSON. Pure.
+"""
