@@ -6,45 +6,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
-from penstock.postgres.lsn import CommitLsn, EndLsn, InsertLsn
+from penstock.control.records import Recovered
+from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import Table
-from penstock.postgres.snapshot import Snapshot
+from penstock.postgres.snapshot import SnapshotBounds
+from penstock.shape_log.records import SettleOutcome
 from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import LogRange
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotBounds:
-    """
-    What an initial snapshot saw.
-
-    Attributes:
-        snapshot: visibility by transaction id.
-        horizon: only commits below it are asked about; all later ones are kept.
-    """
-
-    snapshot: Snapshot
-    horizon: InsertLsn
-
-
 # --- the files of shape logs -----------------------------------------------------------------------------------------
-
-
-class SettleOutcome(Enum):
-    """
-    How a settle ended for one shape.
-    """
-
-    SETTLED = "settled"
-    NO_SPACE = "no space"
-    """A write found no space: nothing of the tail is lost, it may be tried again."""
-    FAILED = "failed"
-    """A sync or write failed otherwise: the files are not to be trusted any more."""
 
 
 class ShapeLog(Protocol):
@@ -160,58 +134,16 @@ class ShapeLogStore(Protocol):
 # --- the control store -----------------------------------------------------------------------------------------------
 
 
-class ShapeState(Enum):
-    """
-    How far the life of an incarnation has come, durably.
-    """
-
-    CREATING = "creating"
-    LIVE = "live"
-    CONDEMNED = "condemned"
-    """Tombstoned: never served again; the row goes when its files are gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeRow:
-    """
-    What the control store knows of an incarnation.
-    """
-
-    incarnation: int
-    handle: str
-    definition: ShapeDefinition
-    state: ShapeState
-    chunk_bytes_max: int
-    bounds: SnapshotBounds | None
-    settled: LogOffset
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """
-    The control store's content at start.
-
-    Attributes:
-        epoch: of all shapes in it; None in a new store.
-        boundary: the recorded flush boundary.
-        shapes: every row, in order of incarnation.
-        facts: recorded facts by (kind, key).
-        handle_us_max: the greatest time used in a handle so far.
-        was_clean: whether the last run settled everything and said so.
-    """
-
-    epoch: int | None
-    boundary: EndLsn
-    shapes: tuple[ShapeRow, ...]
-    facts: Mapping[tuple[str, str], bytes]
-    handle_us_max: int
-    was_clean: bool
-
-
 class ControlStore(Protocol):
     """
     What must be true after a crash. Every call returns when its effect is synced.
     """
+
+    async def load(self) -> Recovered:
+        """
+        Read everything; called once at start.
+        """
+        ...
 
     async def create(self, handle: str, handle_us: int, definition: ShapeDefinition, chunk_bytes_max: int) -> int:
         """
@@ -333,5 +265,3 @@ class SnapshotSource(Protocol):
             ShapeError: the table or a column is gone.
         """
         ...
-
-

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from penstock.errors import DecodeError
+from penstock.postgres.lsn import InsertLsn
 
 _XID_BITS: Final = 32
 _XID_MASK: Final = (1 << _XID_BITS) - 1
@@ -68,3 +69,17 @@ class Snapshot:
         """
         wide = self.widen(xid)
         return wide < self.xmin or (wide < self.xmax and wide not in self.running)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotBounds:
+    """
+    What an initial snapshot saw.
+
+    Attributes:
+        snapshot: visibility by transaction id.
+        horizon: only commits below it are asked about; all later ones are kept.
+    """
+
+    snapshot: Snapshot
+    horizon: InsertLsn
