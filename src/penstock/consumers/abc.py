@@ -17,7 +17,6 @@ from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import LogRange
 
-
 # --- the files of shape logs -----------------------------------------------------------------------------------------
 
 
