@@ -1,0 +1,101 @@
+# Penstock: the commands of the house. `make help` lists them.
+#
+# A machine with Python 3.11 or newer, pip and make is enough; everything else is installed into .venv below this
+# folder. With CI=true nothing is skipped, and a missing Debian package is installed (as root).
+
+SHELL       := /bin/sh
+PYTHON      ?= python3
+VENV        := .venv
+WHEEL_VENV  := .venv-wheel
+STAMPS      := .stamps
+BIN         := $(VENV)/bin
+PYTEST      := $(BIN)/python -m pytest
+SEED        ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup check fmt unit pg e2e sim soak bench fuzz lock clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+demo: $(STAMPS)/demo ## set up and show the product on a bundled Postgres; nothing else needed
+	@$(BIN)/penstock demo
+
+test: setup check $(STAMPS)/wheel ## set up and run everything CI runs
+	$(PYTEST) tests/unit tests/property tests/simulation tests/test_*.py -q
+	PENSTOCK_TEST_PYTHON=$(CURDIR)/$(WHEEL_VENV)/bin/python $(PYTEST) tests/integration tests/conformance tests/e2e -q
+
+setup: $(STAMPS)/dev $(STAMPS)/packages $(STAMPS)/node ## install what the tests need
+
+check: $(STAMPS)/dev ## lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(STAMPS)/dev ## format and safe fixes
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+unit: $(STAMPS)/dev ## unit, property and simulation tests: no Postgres, no network
+	$(PYTEST) tests/unit tests/property tests/simulation tests/test_*.py -q
+
+pg: $(STAMPS)/dev ## the suites on real Postgres
+	$(PYTEST) tests/integration tests/conformance -q
+
+e2e: $(STAMPS)/wheel $(STAMPS)/dev $(STAMPS)/node ## the installed command and published clients, as a user runs them
+	PENSTOCK_TEST_PYTHON=$(CURDIR)/$(WHEEL_VENV)/bin/python $(PYTEST) tests/e2e -q
+
+sim: $(STAMPS)/dev ## simulated histories: many, or one with SEED=n
+	PENSTOCK_SEED=$(SEED) $(PYTEST) tests/simulation -q --hypothesis-profile=long
+
+soak: $(STAMPS)/dev ## hundreds of kills under load on real Postgres
+	PENSTOCK_KILLS=$${PENSTOCK_KILLS:-500} $(PYTEST) tests/integration/test_kill.py -q --timeout=7200
+
+bench: $(STAMPS)/dev ## the benchmarks: ratios measured in one run, as a table
+	$(BIN)/python -m benchmarks
+
+fuzz: $(STAMPS)/dev ## the parsers against hostile input, for longer
+	$(PYTEST) tests/property -q --hypothesis-profile=long
+
+lock: $(STAMPS)/dev ## compile requirements/*.txt from pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --extra demo -o requirements/run.txt pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --group dev --extra demo --constraint requirements/run.txt -o requirements/dev.txt pyproject.toml
+
+clean: ## remove what the other commands made
+	rm -rf $(VENV) $(WHEEL_VENV) $(STAMPS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/node/node_modules
+
+$(STAMPS)/dev: requirements/dev.txt pyproject.toml
+	@mkdir -p $(STAMPS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(STAMPS)/demo: requirements/run.txt pyproject.toml
+	@mkdir -p $(STAMPS)
+	@echo "Setting up (once, less than a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(STAMPS)/wheel: $(STAMPS)/dev $(shell find src -name '*.py' 2>/dev/null) pyproject.toml
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	$(WHEEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+# Debian packages: only where nothing may be skipped, and only what is missing.
+$(STAMPS)/packages: scripts/install-packages
+	@mkdir -p $(STAMPS)
+	scripts/install-packages
+	@touch $@
+
+# The published clients.
+$(STAMPS)/node: tests/e2e/node/package.json tests/e2e/node/package-lock.json
+	@mkdir -p $(STAMPS)
+	@if command -v npm >/dev/null; then cd tests/e2e/node && npm ci --silent --no-audit --no-fund; else echo "npm is missing: the tests with published clients will be skipped"; fi
+	@touch $@
