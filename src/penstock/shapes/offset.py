@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple, Self
 
-OP_INFINITY: Final = 2**64
-"""Stands for `inf`: greater than any operation position."""
+OP_INFINITY: Final = 2**63 - 1
+"""Stands for `inf`: greater than any operation position, and still a number that msgpack and SQLite can hold."""
 
 _GRAMMAR: Final = re.compile(r"(\d{1,20})_(\d{1,20}|inf)", re.ASCII)
 _TX_MAX: Final = 2**64 - 1
@@ -45,7 +45,7 @@ class LogOffset(NamedTuple):
         tx = int(match[1])
         if tx > _TX_MAX:
             return None
-        op = OP_INFINITY if match[2] == "inf" else int(match[2])
+        op = OP_INFINITY if match[2] == "inf" else min(int(match[2]), OP_INFINITY)
         return cls(tx, op)
 
     def __str__(self) -> str:
