@@ -27,9 +27,14 @@ Message: TypeAlias = dict[str, Any]
 class UpToDate:
     """
     The rows now equal the query's result as of some moment before the answer was made.
+
+    Attributes:
+        offset: where in the shape's log that is.
+        last_seen_lsn: the WAL position the server had processed by then, as a number; 0 when it does not say.
     """
 
     offset: LogOffset
+    last_seen_lsn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +174,18 @@ class ShapeStream:
         self._cursor = headers.get("electric-cursor", self._cursor)
         events: list[StreamEvent] = []
         self._is_up_to_date = False
+        last_seen = 0
         for message in messages:
             control = message["headers"].get("control")
             if control == "must-refetch":
                 return [*events, self._rotate(None)]
             if control == "up-to-date":
                 self._is_up_to_date = True
+                last_seen = int(message["headers"].get("global_last_seen_lsn", 0))
             elif control is None:
                 events.append(message)
         if self._is_up_to_date:
-            events.append(UpToDate(offset))
+            events.append(UpToDate(offset, last_seen))
         return events
 
     def _rotate(self, handle: str | None) -> MustRefetch:

@@ -1,0 +1,117 @@
+"""
+Strict clients, and the question whether their rows equal the query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+from harness.workload import ShapeUnderTest, expected_rows, normalise
+from penstock.client.aio import ShapeSubscription
+from penstock.client.stream import MustRefetch, ShapeStream, UpToDate
+
+
+@dataclass
+class History:
+    """
+    What all clients together were told at each place of each log: no place may ever say two things.
+    """
+
+    told: dict[tuple[str, str], dict[tuple[int, int], str]] = field(default_factory=dict)
+
+    def record(self, shape: str, handle: str, message: dict[str, Any]) -> None:
+        """
+        Compare with what was said at that place before.
+        """
+        headers = message["headers"]
+        if "lsn" not in headers:
+            return
+        place = (int(headers["lsn"]), int(headers["op_position"]))
+        digest = hashlib.blake2b(json.dumps(message, sort_keys=True).encode(), digest_size=12).hexdigest()
+        before = self.told.setdefault((shape, handle), {}).setdefault(place, digest)
+        assert before == digest, f"{shape} {handle}: the entry at {place} has changed: {message}"
+
+
+class OracleClient:
+    """
+    Follows a shape as strictly as can be and keeps what it was told.
+    """
+
+    def __init__(self, base_url: str, shape: ShapeUnderTest, history: History, *, name: str = "client") -> None:
+        self.shape = shape
+        self.name = name
+        self.rotation_count = 0
+        self.last_seen_lsn = 0
+        self.handles: list[str] = []
+        self._history = history
+        self._places: list[tuple[int, int]] = []
+        self._moved = asyncio.Condition()
+        # A client waits for its server, however long a restart takes on a busy machine.
+        self._http = httpx.AsyncClient(timeout=httpx.Timeout(60.0))
+        self._subscription = ShapeSubscription(
+            base_url, ShapeStream(shape.table, columns=shape.columns), client=self._http
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def follow(self) -> None:
+        """
+        Read for ever.
+        """
+        async for events in self._subscription.batches():
+            resume = self._subscription.stream.resume
+            if resume is not None and (not self.handles or self.handles[-1] != resume.handle):
+                self.handles.append(resume.handle)
+            for event in events:
+                match event:
+                    case MustRefetch():
+                        self.rotation_count += 1
+                        self._places.clear()
+                    case UpToDate():
+                        self.last_seen_lsn = max(self.last_seen_lsn, event.last_seen_lsn)
+                    case message:
+                        assert resume is not None
+                        self._check_order(message)
+                        self._history.record(repr(self.shape), resume.handle, message)
+            async with self._moved:
+                self._moved.notify_all()
+
+    def _check_order(self, message: dict[str, Any]) -> None:
+        headers = message["headers"]
+        if "lsn" not in headers:
+            assert not self._places, f"{self.name}: a snapshot row after a change"
+            return
+        place = (int(headers["lsn"]), int(headers["op_position"]))
+        assert not self._places or self._places[-1] < place, f"{self.name}: {place} after {self._places[-1]}"
+        self._places.append(place)
+
+    async def agree(self, url: str, timeout_s: float = 60.0) -> None:
+        """
+        Fail unless, once the client says it has seen all that is written now, its rows equal the query.
+        """
+        position, expected = await expected_rows(url, self.shape)
+        try:
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(
+                    lambda: self._subscription.stream.is_up_to_date and self.last_seen_lsn >= position
+                )
+        except TimeoutError:
+            missing = position - self.last_seen_lsn
+            raise AssertionError(f"{self.name} on {self.shape} is {missing} bytes behind after {timeout_s} s") from None
+        rows = sorted((normalise(dict(row)) for row in self._subscription.rows.values()), key=repr)
+        if rows != expected:
+            extra = [row for row in rows if row not in expected][:3]
+            absent = [row for row in expected if row not in rows][:3]
+            raise AssertionError(
+                f"{self.name} on {self.shape} has {len(rows)} rows of {len(expected)}; extra {extra}; missing {absent}"
+            )
