@@ -83,6 +83,7 @@ class Workload:
     pause_s: float = 0.005
     large_rows: int = 1500
     commit_count: int = 0
+    on_commit: Callable[[], Awaitable[None]] | None = None
     _next_id: int = 0
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -104,15 +105,15 @@ class Workload:
         """
         self._stopping.set()
 
-    async def run(self, on_commit: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def run(self) -> None:
         """
         Write until stopped; a lost connection is made anew, its transaction is forgotten.
         """
         async with asyncio.TaskGroup() as group:
             for index in range(self.writer_count):
-                group.create_task(self._write(random.Random(f"{self.seed}/{index}"), on_commit), name=f"writer {index}")
+                group.create_task(self._write(random.Random(f"{self.seed}/{index}")), name=f"writer {index}")
 
-    async def _write(self, draw: random.Random, on_commit: Callable[[], Awaitable[None]] | None) -> None:
+    async def _write(self, draw: random.Random) -> None:
         while not self._stopping.is_set():
             try:
                 async with await psycopg.AsyncConnection.connect(self.url) as connection:
@@ -123,8 +124,8 @@ class Workload:
                             raise
                         except psycopg.Error:
                             await connection.rollback()
-                        if on_commit is not None:
-                            await on_commit()
+                        if self.on_commit is not None:
+                            await self.on_commit()
                         await self._rest(draw)
             except psycopg.OperationalError:
                 await self._rest(draw)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.oracle import History, OracleClient
+from harness.service import Service
+from harness.workload import ShapeUnderTest
+
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+
+GOOD = ShapeUnderTest("good")
+OTHER = ShapeUnderTest("other")
+
+
+async def settled_service(database: Any, service: Service) -> tuple[OracleClient, OracleClient]:
+    """
+    Two shapes with changes in their logs, durable and confirmed; the service is then stopped.
+    """
+    for table in ("good", "other"):
+        database.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, t text)")
+    clients = (OracleClient(service.url, GOOD, History()), OracleClient(service.url, OTHER, History()))
+    followers = [asyncio.create_task(client.follow()) for client in clients]
+    for client in clients:
+        await client.agree(database.url)
+    for table in ("good", "other"):
+        database.execute(f"INSERT INTO {table} SELECT g, 'row ' || g FROM generate_series(1, 200) g")
+        database.execute(f"UPDATE {table} SET t = 'changed' WHERE id %% 3 = 0")
+    for client in clients:
+        await client.agree(database.url)
+    for follower in followers:
+        follower.cancel()
+    await asyncio.gather(*followers, return_exceptions=True)
+    await service.stop()
+    return clients
+
+
+async def agree_again(database: Any, service: Service, clients: tuple[OracleClient, ...]) -> None:
+    """
+    Go on with the same clients, and write something new.
+    """
+    await service.wait_active()
+    followers = [asyncio.create_task(client.follow()) for client in clients]
+    database.execute("INSERT INTO good VALUES (9001, 'afterwards')")
+    database.execute("INSERT INTO other VALUES (9001, 'afterwards')")
+    for client in clients:
+        await client.agree(database.url)
+    for follower in followers:
+        follower.cancel()
+    await asyncio.gather(*followers, return_exceptions=True)
+
+
+def newest(folder: Path, pattern: str) -> Path:
+    """
+    The file that was changed last.
+    """
+    return max(folder.rglob(pattern), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+async def test_a_torn_record_at_the_end_of_the_relay_log_is_cut(database: Any, tmp_path: Path) -> None:
+    """
+    Bytes that a power cut left half-written after the last synced record cost nothing.
+    """
+    async with Service(database.url, tmp_path) as service:
+        clients = await settled_service(database, service)
+        with newest(service.data_dir / "relay", "*.relay").open("ab") as segment:
+            segment.write(b"\x00\x00\x01\x00torn")
+        service.start()
+        await agree_again(database, service, clients)
+        assert [client.rotation_count for client in clients] == [0, 0]
+
+
+async def test_a_flipped_bit_in_the_last_relay_record_rotates_and_says_so(database: Any, tmp_path: Path) -> None:
+    """
+    When the relay log lost what was confirmed, nothing can be vouched for: every shape starts over, and is right.
+    """
+    async with Service(database.url, tmp_path) as service:
+        clients = await settled_service(database, service)
+        segment = newest(service.data_dir / "relay", "*.relay")
+        data = bytearray(segment.read_bytes())
+        data[-3] ^= 0x10
+        segment.write_bytes(data)
+        service.start()
+        await agree_again(database, service, clients)
+        assert [client.rotation_count for client in clients] == [1, 1]
+        assert "epoch" in service.log_tail(400)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip"])
+async def test_a_damaged_shape_log_costs_that_shape_only(database: Any, tmp_path: Path, damage: str) -> None:
+    """
+    A shape whose settled files do not verify is given up; its neighbour goes on.
+    """
+    async with Service(database.url, tmp_path) as service:
+        clients = await settled_service(database, service)
+        folder = next(path for path in (service.data_dir / "shapes").rglob(f"*{clients[0].handles[-1]}"))
+        data_file = next(folder.glob("*.data"))
+        data = bytearray(data_file.read_bytes())
+        if damage == "truncate":
+            del data[-10:]
+        else:
+            data[-10] ^= 1
+        data_file.write_bytes(data)
+        service.start()
+        await agree_again(database, service, clients)
+        assert [client.rotation_count for client in clients] == [1, 0]
+
+
+async def test_a_torn_tail_of_a_shape_log_is_cut(database: Any, tmp_path: Path) -> None:
+    """
+    Bytes after the last settled commit, left by a power cut, cost nothing.
+    """
+    async with Service(database.url, tmp_path) as service:
+        clients = await settled_service(database, service)
+        for path in (service.data_dir / "shapes").rglob("*.data"):
+            with path.open("ab") as data_file:
+                data_file.write(b',{"key":"half')
+        for path in (service.data_dir / "shapes").rglob("*.index"):
+            with path.open("ab") as index_file:
+                index_file.write(b"\x07\x00\x00")
+        service.start()
+        await agree_again(database, service, clients)
+        assert [client.rotation_count for client in clients] == [0, 0]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """
+    A file system of 24 MiB.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("mode", ["relay", "shapes"])
+async def test_a_full_disk_confirms_nothing_and_heals_when_space_returns(
+    database: Any, small_disk: Path, mode: str
+) -> None:
+    """
+    With no space left nothing more is confirmed, the state is named, and all is well once space returns.
+    """
+    async with Service(database.url, small_disk, "--acknowledge", mode) as service:
+        database.execute("CREATE TABLE good (id int PRIMARY KEY, t text)")
+        client = OracleClient(service.url, GOOD, History())
+        follower = asyncio.create_task(client.follow())
+        await client.agree(database.url)
+        ballast = small_disk / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(65536)):
+                    pass
+            except OSError:
+                pass
+        written_until = ""
+        for number in range(8):
+            database.execute(
+                "INSERT INTO good SELECT g, repeat('z', 500) FROM generate_series(%s::int, %s::int) g",
+                number * 400,
+                number * 400 + 399,
+            )
+            written_until = database.query("SELECT pg_current_wal_lsn()::text")[0][0]
+        async with asyncio.timeout(60):
+            while not (await service.status())["problems"]:
+                await asyncio.sleep(0.05)
+        held = database.query(
+            "SELECT confirmed_flush_lsn < %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
+            written_until,
+            service.slot,
+        )
+        assert held[0][0]
+        ballast.unlink()
+        await client.agree(database.url, timeout_s=90)
+        assert client.rotation_count == 0
+        async with asyncio.timeout(60):
+            while (await service.status())["problems"]:
+                await asyncio.sleep(0.05)
+        follower.cancel()

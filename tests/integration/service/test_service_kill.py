@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.evidence import assert_covered
+
+from harness.oracle import History, OracleClient
+from harness.service import Service
+from harness.workload import SHAPES, Workload
+
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+
+KILLS = int(os.environ.get("PENSTOCK_KILLS", "50"))
+SEED = int(os.environ.get("PENSTOCK_SEED") or "11")
+
+
+@pytest.mark.timeout(3600)
+async def test_nothing_is_lost_doubled_or_changed_by_kills(database: Any, postgres_server: Any, tmp_path: Path) -> None:
+    """
+    Receiver, engine, web, all of it and Postgres are killed at random moments, under load.
+
+    Handles survive; no client sees a missing, duplicate or changed entry; every commit at or below the confirmed
+    position is on disk after every kill.
+    """
+    draw = random.Random(SEED)
+    workload = Workload(database.url, seed=SEED, writer_count=2, pause_s=0.01, large_rows=400)
+    await workload.create_schema()
+    history = History()
+    # The restart budget is for services that cannot live; here every death is ours.
+    env = {"PENSTOCK_RESTARTS_PER_HOUR_MAX": "100000"}
+    async with Service(database.url, tmp_path, env=env) as service, asyncio.TaskGroup() as group:
+        clients = [OracleClient(service.url, shape, history, name=shape.table) for shape in SHAPES]
+        followers = [group.create_task(client.follow(), name=client.name) for client in clients]
+        for client in clients:
+            await client.agree(database.url)
+        writers = group.create_task(workload.run(), name="workload")
+        for number in range(KILLS):
+            await asyncio.sleep(draw.random() * 0.25)  # the moment of the kill is what is random here
+            victim = draw.choices(
+                ("receiver", "engine", "web", "all", "postgres"), (4, 6, 2, 3, 1 if number % 10 == 9 else 0)
+            )[0]
+            match victim:
+                case "all":
+                    service.kill_all()
+                    assert_covered(await database_confirmed(database, service), service)
+                    service.start()
+                case "postgres":
+                    postgres_server.stop("immediate")
+                    postgres_server.start()
+                case role:
+                    await service.kill(role)
+            if number % 5 == 4:
+                for client in clients:
+                    await client.agree(database.url, timeout_s=90)
+        workload.stop()
+        await writers
+        for client in clients:
+            await client.agree(database.url, timeout_s=90)
+        for follower in followers:
+            follower.cancel()
+        assert all(client.rotation_count == 0 for client in clients), [(c.name, c.handles) for c in clients]
+        await service.stop()
+        assert_covered(await database_confirmed(database, service), service)
+
+
+async def database_confirmed(database: Any, service: Service) -> str:
+    """
+    Ask Postgres how far the slot is confirmed.
+    """
+    rows = await asyncio.to_thread(
+        database.query, "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s", service.slot
+    )
+    return str(rows[0][0])
+
+
+async def test_the_slot_advances_while_the_engine_is_stopped(database: Any, tmp_path: Path) -> None:
+    """
+    With the engine stopped by a signal the confirmed position passes new commits; afterwards clients get everything.
+    """
+    workload = Workload(database.url, seed=3, writer_count=1)
+    await workload.create_schema()
+    history = History()
+    async with Service(database.url, tmp_path) as service, asyncio.TaskGroup() as group:
+        clients = [OracleClient(service.url, shape, history, name=shape.table) for shape in SHAPES]
+        followers = [group.create_task(client.follow(), name=client.name) for client in clients]
+        for client in clients:
+            await client.agree(database.url)
+        engine = await service.kill("engine", signal.SIGSTOP)
+        for number in range(5):
+            database.execute("INSERT INTO keyless VALUES (%s, 'while stopped', now())", 1_000_000 + number)
+            target = database.query("SELECT pg_current_wal_lsn()::text")[0][0]
+            async with asyncio.timeout(20):
+                while not database.query(
+                    "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
+                    target,
+                    service.slot,
+                )[0][0]:
+                    await asyncio.sleep(0.05)
+        try:
+            os.kill(engine, signal.SIGCONT)
+        except ProcessLookupError:
+            pass  # the supervisor was faster and has replaced it
+        for client in clients:
+            await client.agree(database.url)
+            assert client.rotation_count == 0
+        for follower in followers:
+            follower.cancel()
+
+
+@pytest.mark.timeout(600)
+async def test_a_stopped_engine_is_replaced_and_clients_get_everything(database: Any, tmp_path: Path) -> None:
+    """
+    An engine that stands still is replaced by the supervisor; clients get everything that was committed meanwhile.
+    """
+    workload = Workload(database.url, seed=4, writer_count=1)
+    await workload.create_schema()
+    history = History()
+    async with (
+        Service(database.url, tmp_path, env={"PENSTOCK_ENGINE_HANG_S": "3s"}) as service,
+        asyncio.TaskGroup() as group,
+    ):
+        clients = [OracleClient(service.url, shape, history, name=shape.table) for shape in SHAPES]
+        followers = [group.create_task(client.follow(), name=client.name) for client in clients]
+        for client in clients:
+            await client.agree(database.url)
+        writers = group.create_task(workload.run(), name="workload")
+        stopped = await service.kill("engine", signal.SIGSTOP)
+        await service.pid("engine", other_than=stopped)
+        workload.stop()
+        await writers
+        for client in clients:
+            await client.agree(database.url)
+            assert client.rotation_count == 0
+        for follower in followers:
+            follower.cancel()
