@@ -137,6 +137,18 @@ class Service:
         assert answer.status_code == 200, answer.text
         return msgspec.json.decode(answer.content, type=dict[str, Any])
 
+    async def has_problems(self) -> bool:
+        """
+        Whether its status names any problem.
+        """
+        return bool((await self.status())["problems"])
+
+    async def is_well(self) -> bool:
+        """
+        Whether its status names none.
+        """
+        return not await self.has_problems()
+
     async def pid(self, role: str, *, other_than: int | None = None, timeout_s: float = START_TIMEOUT_S) -> int:
         """
         Find the process of a role, waiting for a new one if an old one is named.

@@ -11,6 +11,7 @@ import pytest
 
 from harness.oracle import History, OracleClient
 from harness.service import Service
+from harness.waiting import until
 from harness.workload import ShapeUnderTest
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
@@ -172,9 +173,7 @@ async def test_a_full_disk_confirms_nothing_and_heals_when_space_returns(
                 number * 400 + 399,
             )
             written_until = database.query("SELECT pg_current_wal_lsn()::text")[0][0]
-        async with asyncio.timeout(60):
-            while not (await service.status())["problems"]:
-                await asyncio.sleep(0.05)
+        await until("the status names a problem", service.has_problems)
         held = database.query(
             "SELECT confirmed_flush_lsn < %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
             written_until,
@@ -184,7 +183,5 @@ async def test_a_full_disk_confirms_nothing_and_heals_when_space_returns(
         ballast.unlink()
         await client.agree(database.url, timeout_s=90)
         assert client.rotation_count == 0
-        async with asyncio.timeout(60):
-            while (await service.status())["problems"]:
-                await asyncio.sleep(0.05)
+        await until("no problem is left", service.is_well)
         follower.cancel()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ from harness.evidence import assert_covered
 
 from harness.oracle import History, OracleClient
 from harness.service import Service
+from harness.waiting import until_confirmed
 from harness.workload import SHAPES, Workload
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
@@ -95,17 +97,9 @@ async def test_the_slot_advances_while_the_engine_is_stopped(database: Any, tmp_
         for number in range(5):
             database.execute("INSERT INTO keyless VALUES (%s, 'while stopped', now())", 1_000_000 + number)
             target = database.query("SELECT pg_current_wal_lsn()::text")[0][0]
-            async with asyncio.timeout(20):
-                while not database.query(
-                    "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
-                    target,
-                    service.slot,
-                )[0][0]:
-                    await asyncio.sleep(0.05)
-        try:
+            await until_confirmed(database, service.slot, target)
+        with contextlib.suppress(ProcessLookupError):  # the supervisor may have been faster and replaced it
             os.kill(engine, signal.SIGCONT)
-        except ProcessLookupError:
-            pass  # the supervisor was faster and has replaced it
         for client in clients:
             await client.agree(database.url)
             assert client.rotation_count == 0

@@ -10,23 +10,13 @@ import pytest
 
 from harness.oracle import History, OracleClient
 from harness.service import Service
+from harness.waiting import until_confirmed
 from harness.workload import ShapeUnderTest
 from penstock.testing.postgres import ThrowawayPostgres
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
 KEYLESS = ShapeUnderTest("keyless")
-
-
-async def until_confirmed(database: Any, slot: str, position: str, timeout_s: float = 30.0) -> None:
-    """
-    Wait until the slot's confirmed position has reached another.
-    """
-    async with asyncio.timeout(timeout_s):
-        while not database.query(
-            "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s", position, slot
-        )[0][0]:
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("mode", ["relay", "shapes"])
@@ -36,14 +26,16 @@ async def test_a_busy_neighbour_does_not_hold_the_slot(database: Any, tmp_path: 
     """
     database.execute("CREATE TABLE keyless (a int)")
     database.execute("CREATE TABLE neighbour (t text)")
-    async with Service(database.url, tmp_path, "--acknowledge", mode) as service:
-        async with OracleClient(service.url, KEYLESS, History()) as client:
-            follower = asyncio.create_task(client.follow())
-            await client.agree(database.url)
-            for _ in range(3):
-                database.execute("INSERT INTO neighbour SELECT repeat('x', 1000) FROM generate_series(1, 500)")
-                await until_confirmed(database, service.slot, database.query("SELECT pg_current_wal_lsn()::text")[0][0])
-            follower.cancel()
+    async with (
+        Service(database.url, tmp_path, "--acknowledge", mode) as service,
+        OracleClient(service.url, KEYLESS, History()) as client,
+    ):
+        follower = asyncio.create_task(client.follow())
+        await client.agree(database.url)
+        for _ in range(3):
+            database.execute("INSERT INTO neighbour SELECT repeat('x', 1000) FROM generate_series(1, 500)")
+            await until_confirmed(database, service.slot, database.query("SELECT pg_current_wal_lsn()::text")[0][0])
+        follower.cancel()
 
 
 @pytest.mark.timeout(300)
@@ -57,27 +49,27 @@ async def test_no_timeout_of_the_walsender_while_the_engine_is_stopped(tmp_path:
         database = server.create_database("pressed")
         database.execute("CREATE TABLE keyless (a int, b text, c timestamptz)")
         env = {"PENSTOCK_ENGINE_HANG_S": "300s", "PENSTOCK_RELAY_BYTES_MAX": "4MiB"}
-        async with Service(database.url, tmp_path, env=env) as service:
-            async with OracleClient(service.url, KEYLESS, History()) as client:
-                follower = asyncio.create_task(client.follow())
-                await client.agree(database.url)
-                before = database.query(
-                    "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", service.slot
+        async with (
+            Service(database.url, tmp_path, env=env) as service,
+            OracleClient(service.url, KEYLESS, History()) as client,
+        ):
+            follower = asyncio.create_task(client.follow())
+            await client.agree(database.url)
+            before = database.query("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", service.slot)
+            engine = await service.kill("engine", signal.SIGSTOP)
+            for number in range(30):
+                database.execute(
+                    "INSERT INTO keyless SELECT g, repeat('y', 900), now() FROM generate_series(%s::int, %s::int) g",
+                    number * 500,
+                    number * 500 + 499,
                 )
-                engine = await service.kill("engine", signal.SIGSTOP)
-                for number in range(30):
-                    database.execute(
-                        "INSERT INTO keyless SELECT g, repeat('y', 900), now() FROM generate_series(%s::int, %s::int) g",
-                        number * 500,
-                        number * 500 + 499,
-                    )
-                await asyncio.sleep(30)  # the length of the stop is what is tested: six timeouts
-                after = database.query("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", service.slot)
-                assert before == after
-                os.kill(engine, signal.SIGCONT)
-                await client.agree(database.url)
-                assert client.rotation_count == 0
-                follower.cancel()
+            await asyncio.sleep(30)  # the length of the stop is what is tested: six timeouts
+            after = database.query("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", service.slot)
+            assert before == after
+            os.kill(engine, signal.SIGCONT)
+            await client.agree(database.url)
+            assert client.rotation_count == 0
+            follower.cancel()
 
 
 async def test_sigterm_drains_in_time_with_clients_parked(database: Any, tmp_path: Path) -> None:
