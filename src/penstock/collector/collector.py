@@ -1,0 +1,417 @@
+"""
+From the stream to the shapes: who gets what, what that obliges, and in which order others hear of it.
+
+Owns routing: the filter index, the transaction that is half-way, and the positions up to which the stream was handled.
+Debts are kept by `FlushTracker`, decoded transaction ids by `RoutedXids`; both may be absent, as in the catch-up reader
+for shapes that are behind, whose debts the main collector keeps.
+
+Form: reducer with ports. `handle` is synchronous and takes a slice of the stream; what must be asked of the database
+first is named by `missing_facts`, so that the shell can wait and `handle` need not.
+
+Order. Within `handle`, per fragment: debts are registered, then the parts are put aside; at the end of the slice, or
+before anything else is told, they are published. So whoever listens sees deliveries, descriptions and spoiled tables in
+stream order, and nothing is delivered that is not owed.
+
+Rules for a transaction in several fragments:
+
+* A shape that got any part of it gets the part that ends it, if need be an empty one.
+* A shape added half-way gets none of it, whatever comes; `add_shape` answers the transaction's commit LSN, and its
+  snapshot has to see that commit (`RoutedXids` tells if it does not).
+* A shape on a table that the transaction spoils (truncate, omitted transaction) gets nothing more of it, above all not
+  the part that ends it: it could flush and so pay the very debt that keeps it from surviving a crash untouched. It owes
+  the commit until its tombstone is synced.
+* When the connection was lost half-way and the same transaction is read again from its beginning, it goes on where it
+  was: the operations of a transaction have the same positions whenever it is decoded.
+* When another transaction follows instead (part of the log was lost), the tables it touched so far are spoiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, assert_never
+
+from penstock.collector.abc import CatalogFacts, ConsumerDelivery, RoutedChange, RoutedPart
+from penstock.collector.filter.index import FilterIndex
+from penstock.collector.flush_tracker import FlushTracker
+from penstock.collector.routed_xids import RoutedXids
+from penstock.postgres.lsn import CommitLsn, EndLsn
+from penstock.replication.messages import Change, Fragment, Frontier, Omitted, Operation, RelationSeen, StreamEvent
+from penstock.shapes.definition import ShapeDefinition
+
+REASON_TRUNCATE: Final = "truncate"
+REASON_OMITTED: Final = "transaction too large"
+REASON_CUT_OFF: Final = "transaction lost half-way"
+
+
+class _OpenTransaction:
+    """
+    A transaction between its first fragment and its end.
+
+    Attributes:
+        commit_lsn: names it.
+        position: of the last operation handled.
+        is_read_again: whether operations up to `position` may come a second time.
+        concerned: incarnations that owe it, in the order they were found.
+        excluded: incarnations that get nothing more of it.
+        tables: those whose shapes got something.
+    """
+
+    __slots__ = ("commit_lsn", "concerned", "excluded", "is_read_again", "position", "tables")
+
+    def __init__(self, commit_lsn: CommitLsn) -> None:
+        self.commit_lsn: Final = commit_lsn
+        self.position = -1
+        self.is_read_again = False
+        self.concerned: dict[int, None] = {}
+        self.excluded: set[int] = set()
+        self.tables: set[int] = set()
+
+
+class ShapeLogCollector:
+    """
+    Routes a stream to the shapes it may concern.
+    """
+
+    def __init__(
+        self,
+        *,
+        boundary: EndLsn,
+        facts: CatalogFacts,
+        delivery: ConsumerDelivery,
+        tracker: FlushTracker | None = None,
+        xids: RoutedXids | None = None,
+    ) -> None:
+        """
+        Start behind `boundary`: transactions that begin below it are dropped as sent again.
+
+        Args:
+            boundary: the recorded flush boundary, or for a catch-up reader where it begins.
+            facts: of partitions.
+            delivery: who gets the parts.
+            tracker: keeps the debts, starting at the same boundary; absent when others keep them.
+            xids: remembers decoded transactions; absent when others do.
+        """
+        self._facts: Final = facts
+        self._delivery: Final = delivery
+        self.tracker: Final = tracker
+        self.xids: Final = xids
+        self._index = FilterIndex()
+        self._collected: dict[int, list[RoutedPart]] = {}
+        self._reset(boundary)
+
+    def begin_epoch(self, boundary: EndLsn) -> None:
+        """
+        Forget all shapes and positions: every shape was tombstoned by the row that began the epoch.
+        """
+        self._index = FilterIndex()
+        self._reset(boundary)
+        if self.tracker is not None:
+            self.tracker.begin_epoch(boundary)
+
+    def _reset(self, boundary: EndLsn) -> None:
+        self._open: _OpenTransaction | None = None
+        # Two kinds of positions are compared here and nowhere else: the boundary is the end of a record, so a commit
+        # record that starts below it also ends at or below it, and was handled before we started.
+        self.last_seen_commit: CommitLsn = CommitLsn(max(boundary.value - 1, 0))
+        """The last whole transaction handled; at first the greatest position one below the boundary can have."""
+        self.last_seen_end: EndLsn = boundary
+        """Its end, or a frontier behind it; at first the boundary."""
+        self.last_seen_lsn: int = boundary.value
+        """What up-to-date messages say: commit LSN of the last transaction, or the frontier behind it, as a number."""
+
+    # --- shapes ------------------------------------------------------------------------------------------------------
+
+    def add_shape(self, incarnation: int, definition: ShapeDefinition, now: float) -> CommitLsn:
+        """
+        Route to an incarnation from the next transaction on; it owes nothing until the tracker is told so.
+
+        Returns:
+            The last commit that is not routed to it, which may be half-way.
+        """
+        self._index.add(incarnation, definition)
+        if self.tracker is not None:
+            self.tracker.handle_shape_added(incarnation, now)
+        if self._open is None:
+            return self.last_seen_commit
+        self._open.excluded.add(incarnation)
+        return self._open.commit_lsn
+
+    def unroute(self, incarnation: int) -> bool:
+        """
+        Stop routing to an incarnation that is condemned; it goes on owing. Tells whether it was routed.
+
+        May be called from within the delivery's calls.
+        """
+        if self._open is not None:
+            self._open.excluded.add(incarnation)
+        return self._index.remove(incarnation)
+
+    def remove_shape(self, incarnation: int) -> None:
+        """
+        Void what an incarnation owes. Its tombstone is synced, or it never came to owe anything. Idempotent.
+        """
+        self.unroute(incarnation)
+        if self._open is not None:
+            self._open.concerned.pop(incarnation, None)
+        if self.tracker is not None:
+            self.tracker.handle_shape_removed(incarnation)
+
+    def is_routed(self, incarnation: int) -> bool:
+        """
+        Tell whether an incarnation gets what concerns its table.
+        """
+        return incarnation in self._index
+
+    @property
+    def is_half_way(self) -> bool:
+        """
+        Whether a transaction has begun and not ended. Shapes are handed over only when it is not.
+        """
+        return self._open is not None
+
+    # --- the stream --------------------------------------------------------------------------------------------------
+
+    def missing_facts(self, events: Sequence[StreamEvent]) -> list[int]:
+        """
+        Name the relations whose topmost table must be found before `handle` is called with these events.
+
+        Ask again when they are found: shapes may have been added meanwhile.
+        """
+        if not len(self._index):
+            return []
+        missing: dict[int, None] = {}
+        for event in events:
+            for oid in self._relations_asked_about(event):
+                if self._facts.root_of(oid) is None:
+                    missing[oid] = None
+        return list(missing)
+
+    def _relations_asked_about(self, event: StreamEvent) -> Iterable[int]:
+        match event:
+            case Fragment():
+                before = None
+                for change in event.changes:
+                    if change.relation is not before:
+                        before = change.relation
+                        yield before.id.oid
+                    if change.operation is Operation.TRUNCATE:
+                        yield from self._index.tables()
+            case RelationSeen():
+                yield event.description.id.oid
+            case Omitted():
+                yield from event.relation_oids
+                yield from self._index.tables()
+            case Frontier():
+                pass
+            case _:
+                assert_never(event)
+
+    def handle(self, events: Sequence[StreamEvent], now: float) -> None:
+        """
+        Handle a slice of the stream.
+        """
+        for event in events:
+            match event:
+                case Fragment():
+                    self._handle_fragment(event, now)
+                case RelationSeen():
+                    oid = event.description.id.oid
+                    self._publish()
+                    self._delivery.relation_seen(event.description, self._tables_above(oid))
+                case Frontier():
+                    self._handle_frontier(event.end)
+                case Omitted():
+                    self._handle_omitted(event, now)
+                case _:
+                    assert_never(event)
+        self._publish()
+
+    def _handle_fragment(self, fragment: Fragment, now: float) -> None:
+        commit = fragment.commit_lsn
+        is_first = fragment.is_first
+        transaction = self._open
+        if transaction is not None and transaction.commit_lsn != commit:
+            if commit < transaction.commit_lsn:
+                # Sent again from before the one that is half-way.
+                return
+            self._give_up_half_way(transaction)
+            transaction = None
+        if is_first and self.xids is not None:
+            self.xids.note(fragment.xid, commit)
+        if transaction is None:
+            if self._is_handled(commit):
+                return
+            assert is_first, "a transaction is handed on from its beginning"
+            transaction = self._open = _OpenTransaction(commit)
+        elif is_first:
+            transaction.is_read_again = True
+        changes = fragment.changes
+        if transaction.is_read_again:
+            changes = [change for change in changes if change.op_position > transaction.position]
+        if changes:
+            transaction.position = changes[-1].op_position
+        self._route(transaction, fragment, changes, now)
+
+    def _route(self, transaction: _OpenTransaction, fragment: Fragment, changes: list[Change], now: float) -> None:
+        by_table, spoiled = self._sort_by_table(changes)
+        end = fragment.end
+        index, concerned, excluded = self._index, transaction.concerned, transaction.excluded
+
+        # Register: those concerned by this fragment and, with its last, those concerned by any.
+        found: dict[int, None] = {}
+        for table in (*by_table, *spoiled):
+            found.update(dict.fromkeys(index.affected(table)))
+        if excluded:
+            # Excluded and yet concerned are those whose table was spoiled: they owe, though they get nothing.
+            found = {incarnation: None for incarnation in found if incarnation not in excluded}
+        concerned.update(found)
+        transaction.tables.update(by_table)
+        if self.tracker is not None:
+            self.tracker.handle_txn_fragment(fragment.commit_lsn, found if end is None else concerned, end, now)
+
+        if spoiled:
+            for table in spoiled:
+                excluded.update(index.affected(table))
+            self._publish()
+            self._delivery.relation_spoiled(spoiled, fragment.commit_lsn, REASON_TRUNCATE)
+
+        # Deliver.
+        collected = self._collected
+        rest = dict.fromkeys(concerned) if end is not None and not fragment.is_first else None
+        for table, routed in by_table.items():
+            part = RoutedPart(fragment.commit_lsn, fragment.xid, routed, end)
+            for incarnation in index.affected(table):
+                if incarnation in excluded:
+                    continue
+                collected.setdefault(incarnation, []).append(part)
+                if rest is not None:
+                    del rest[incarnation]
+        if rest:
+            part = RoutedPart(fragment.commit_lsn, fragment.xid, (), end)
+            for incarnation in rest:
+                if incarnation not in excluded:
+                    collected.setdefault(incarnation, []).append(part)
+        if end is not None:
+            self._end_transaction(fragment.commit_lsn, end)
+
+    def _sort_by_table(self, changes: list[Change]) -> tuple[dict[int, list[RoutedChange]], list[int]]:
+        """
+        Make routed changes by table with shapes, and name the tables with shapes that a truncate spoils.
+        """
+        by_table: dict[int, list[RoutedChange]] = {}
+        spoiled: dict[int, None] = {}
+        before = None
+        tables: Sequence[int] = ()
+        for change in changes:
+            relation = change.relation
+            if relation is not before:
+                before = relation
+                tables = [table for table in self._tables_above(relation.id.oid) if self._index.has_table(table)]
+            if change.operation is Operation.TRUNCATE:
+                spoiled.update(dict.fromkeys(self._tables_around(relation.id.oid)))
+                continue
+            for table in tables:
+                routed = RoutedChange(
+                    change.operation,
+                    relation,
+                    table,
+                    change.op_position,
+                    change.old,
+                    change.new,
+                    change.is_old_missing,
+                )
+                if table in by_table:
+                    by_table[table].append(routed)
+                else:
+                    by_table[table] = [routed]
+        for table in spoiled:
+            by_table.pop(table, None)
+        return by_table, list(spoiled)
+
+    def _handle_omitted(self, omitted: Omitted, now: float) -> None:
+        commit = omitted.commit_lsn
+        if self.xids is not None:
+            self.xids.note(omitted.xid, commit)
+        transaction = self._open
+        if transaction is not None and transaction.commit_lsn != commit:
+            if commit < transaction.commit_lsn:
+                return
+            self._give_up_half_way(transaction)
+            transaction = None
+        if transaction is None:
+            if self._is_handled(commit):
+                return
+            transaction = self._open = _OpenTransaction(commit)
+        spoiled = dict.fromkeys(table for oid in omitted.relation_oids for table in self._tables_around(oid))
+        # What was handed on of it before it turned out too large.
+        spoiled.update(dict.fromkeys(sorted(transaction.tables)))
+        for table in spoiled:
+            for incarnation in self._index.affected(table):
+                if incarnation not in transaction.excluded:
+                    transaction.concerned[incarnation] = None
+        if self.tracker is not None:
+            self.tracker.handle_txn_fragment(commit, transaction.concerned, omitted.end, now)
+        self._publish()
+        if spoiled:
+            self._delivery.relation_spoiled(list(spoiled), commit, REASON_OMITTED)
+        self._end_transaction(commit, omitted.end)
+
+    def _handle_frontier(self, end: EndLsn) -> None:
+        if self._open is not None or end <= self.last_seen_end:
+            return
+        self.last_seen_end = end
+        self.last_seen_lsn = end.value
+        if self.tracker is not None:
+            self.tracker.handle_frontier(end)
+
+    def _end_transaction(self, commit_lsn: CommitLsn, end: EndLsn) -> None:
+        self._open = None
+        self.last_seen_commit = commit_lsn
+        self.last_seen_end = end
+        self.last_seen_lsn = commit_lsn.value
+
+    def _give_up_half_way(self, transaction: _OpenTransaction) -> None:
+        """
+        The rest of a transaction was lost and another follows.
+        """
+        self._publish()
+        if self.tracker is not None:
+            self.tracker.handle_txn_void()
+        tables = [table for table in sorted(transaction.tables) if self._index.has_table(table)]
+        if tables:
+            self._delivery.relation_spoiled(tables, transaction.commit_lsn, REASON_CUT_OFF)
+        self._open = None
+
+    def _is_handled(self, commit_lsn: CommitLsn) -> bool:
+        """
+        Tell whether a transaction is sent again, or lies below where we started.
+        """
+        return commit_lsn <= self.last_seen_commit
+
+    def _tables_above(self, relation_oid: int) -> Sequence[int]:
+        """
+        Give a relation's own oid and its root's, if it is another. Without shapes nobody is asked for roots.
+        """
+        if not len(self._index):
+            return (relation_oid,)
+        root = self._facts.root_of(relation_oid)
+        assert root is not None, "the shell finds what missing_facts names"
+        return (relation_oid,) if root == relation_oid else (relation_oid, root)
+
+    def _tables_around(self, relation_oid: int) -> list[int]:
+        """
+        Give the tables with shapes whose rows a truncate of a relation may take away: itself, its root, its partitions.
+        """
+        index = self._index
+        around = [table for table in self._tables_above(relation_oid) if index.has_table(table)]
+        around += [
+            table
+            for table in index.tables()
+            if table != relation_oid and self._facts.root_of(table) == relation_oid and table not in around
+        ]
+        return around
+
+    def _publish(self) -> None:
+        if self._collected:
+            parts, self._collected = self._collected, {}
+            self._delivery.publish(parts)

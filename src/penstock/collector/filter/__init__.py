@@ -1,0 +1,3 @@
+"""
+Which shapes a change may concern.
+"""
