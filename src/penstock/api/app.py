@@ -1,0 +1,279 @@
+"""
+The ASGI application: routes, secrets, and what every request goes through.
+
+Shell. A bare callable that any ASGI server can run and that can be mounted in a larger application at any path.
+Routing and authentication go by the resolved path, so that no other spelling of a path gets around the secret.
+Nothing that a client sends ends in a 500; a fault of ours ends in one that tells nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from penstock.api import caching, params, plan
+from penstock.api.abc import ShapeSource
+from penstock.api.admission import Admission
+from penstock.api.exchange import Exchange, ReaderStalledError
+from penstock.api.plan import JSON_TYPE, TEXT_TYPE, Answer, Planner
+from penstock.api.settings import ApiSettings
+from penstock.api.shape_route import Events, ShapeRoute, World
+from penstock.errors import ConnectionLostError, DecodeError
+from penstock.shapes.reading import Health
+from penstock.wire import names
+
+STATUS_TIMEOUT_S: Final = 5.0
+PREFLIGHT_AGE_S: Final = 86_400
+ALLOWED_REQUEST_HEADERS: Final = frozenset({"if-none-match", "traceparent"})
+OVERLOAD_RETRY_S_MIN: Final = 5
+
+_log = structlog.get_logger("penstock.api")
+
+_NOT_FOUND: Final = Answer(404, (TEXT_TYPE,), b"Not found")
+_BAD_REQUEST: Final = Answer(400)
+_TOO_LONG: Final = Answer(414, (TEXT_TYPE, (b"connection", b"close")), b"Request-URI Too Long")
+_UNAUTHORIZED: Final = Answer(401, (), b'{"message":"Unauthorized - Invalid API secret"}')
+_READING: Final = frozenset({"GET", "HEAD"})
+_AWAY: Final = Health("starting", plan.REASON_SOURCE_AWAY)
+
+
+class ShapeApp:
+    """
+    Serves the shapes of a source over HTTP.
+    """
+
+    def __init__(self, source: ShapeSource, settings: ApiSettings, data_dir: Path, world: World | None = None) -> None:
+        """
+        Serve `source`; the files it names lie below `data_dir`.
+        """
+        self._source = source
+        self._settings = settings
+        self._server = f"Penstock/{settings.version}".encode()
+        self._secret = None if settings.secret is None else settings.secret.encode()
+        self._world = world or World()
+        self.admission: Final = Admission(
+            initial_max=settings.requests_initial_max,
+            existing_max=settings.requests_existing_max,
+            known_handles_max=settings.known_handles_max,
+        )
+        self.route: Final = ShapeRoute(source, settings, data_dir, self.admission, self._world)
+        self._planner: Planner = self.route.planner
+        self._readers = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="penstock-reader")
+        self._exchanges: set[Exchange] = set()
+        self._is_stopping = False
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        Serve one request, or follow the server's life.
+        """
+        match scope["type"]:
+            case "http":
+                await self._serve(scope, receive, send)
+            case "lifespan":
+                await self._live(receive, send)
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+            case other:
+                raise AssertionError(other)
+
+    def begin_shutdown(self) -> None:
+        """
+        Answer every request that has no response yet, and all that still come, with 503.
+        """
+        self._is_stopping = True
+        for exchange in tuple(self._exchanges):
+            exchange.stop()
+
+    def close(self) -> None:
+        """
+        End the reader threads; call it when no request is under way any more.
+        """
+        self.begin_shutdown()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def requests_under_way(self) -> int:
+        """
+        How many requests have not been answered whole, parked ones included.
+        """
+        return len(self._exchanges)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                self.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    # --- one request -------------------------------------------------------------------------------------------------
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, server=self._server, send_timeout_s=self._settings.send_timeout_s)
+        self._exchanges.add(exchange)
+        exchange.begin()
+        try:
+            try:
+                if self._is_stopping:
+                    await exchange.answer(self._planner.stopping())
+                else:
+                    await self._route(exchange)
+            except asyncio.CancelledError:
+                if not exchange.absorb_interrupt():
+                    raise
+                if exchange.is_stopping and not exchange.is_gone:
+                    await exchange.answer(self._planner.stopping())
+            except ReaderStalledError:
+                exchange.cut()
+            except Exception:  # noqa: BLE001 - whatever it is, the client learns nothing and the log everything
+                _log.exception("request failed", request_id=exchange.request_id, path=exchange.path)
+                if exchange.is_started:
+                    exchange.cut()
+                else:
+                    await exchange.answer(self._planner.error(500, {"error": "Internal server error"}))
+        except asyncio.CancelledError:
+            # The client left while it was being told something else.
+            if not exchange.absorb_interrupt():
+                raise
+        except ReaderStalledError:
+            exchange.cut()
+        finally:
+            exchange.end()
+            self._exchanges.discard(exchange)
+
+    async def _route(self, exchange: Exchange) -> None:
+        if exchange.target_bytes > self._settings.target_bytes_max:
+            await exchange.answer(_TOO_LONG)
+            return
+        is_reading = exchange.method in _READING
+        match exchange.path:
+            case names.SHAPE_PATH if is_reading or exchange.method == "DELETE":
+                await self._serve_shape(exchange)
+            case names.SHAPE_PATH if exchange.method == "OPTIONS":
+                await exchange.answer(_preflight(exchange))
+            case names.STATUS_PATH if is_reading:
+                await self._serve_status(exchange)
+            case names.HEALTH_PATH if is_reading:
+                await exchange.answer(_tell_health(await self._find_health()))
+            case names.READY_PATH if is_reading:
+                await exchange.answer(_tell_readiness(await self._find_health()))
+            case "/" if is_reading:
+                await exchange.answer(Answer(200))
+            case _:
+                await exchange.answer(_NOT_FOUND)
+
+    async def _serve_shape(self, exchange: Exchange) -> None:
+        query = await self._authenticate(exchange)
+        if query is None:
+            return
+        if exchange.method == "DELETE":
+            refusal = Answer(
+                405, (JSON_TYPE, (b"cache-control", caching.NO_CACHE)), b'{"message":"DELETE not allowed"}'
+            )
+            await exchange.answer(refusal)
+            return
+        kind = self.admission.classify(params.find_handle(query))
+        permit = self.admission.admit(kind)
+        if permit is None:
+            limit = self.admission.limits[kind]
+            refusal = self._planner.refuse(
+                503,
+                f"Concurrent {kind.value} request limit exceeded (limit: {limit}), please retry",
+                code="concurrent_request_limit_exceeded",
+                retry_after_s=OVERLOAD_RETRY_S_MIN + self._world.random.randint(1, 5),
+                is_known=True,
+            )
+            await exchange.answer(refusal)
+            return
+        try:
+            request = params.validate(query)
+            if not isinstance(request, params.LogRequest):
+                await exchange.answer(self._planner.invalid(request))
+                return
+            if_none_match = exchange.header_lines(b"if-none-match")
+            found = await self.route.answer(request, if_none_match, permit, self._readers)
+            if isinstance(found, Events):
+                await exchange.answer_stream(found.answer, found.parts)
+                return
+            try:
+                await exchange.answer_open(found.answer, found.body, self._readers)
+            finally:
+                found.body.close()
+        finally:
+            permit.release()
+
+    async def _authenticate(self, exchange: Exchange) -> params.Query | None:
+        """
+        Give the query of a request that may go on; any other has been answered.
+        """
+        try:
+            query = params.decode_query(exchange.query_string)
+        except DecodeError:
+            await exchange.answer(_BAD_REQUEST)
+            return None
+        if self._secret is not None:
+            given = params.find_secret(query) or ""
+            if not hmac.compare_digest(given.encode(), self._secret):
+                await exchange.answer_plain(_UNAUTHORIZED)
+                return None
+        return query
+
+    # --- for operators -----------------------------------------------------------------------------------------------
+
+    async def _find_health(self) -> Health:
+        try:
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                return await self._source.health()
+        except (ConnectionLostError, TimeoutError):
+            return _AWAY
+
+    async def _serve_status(self, exchange: Exchange) -> None:
+        if await self._authenticate(exchange) is None:
+            return
+        try:
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                status = await self._source.status()
+        except (ConnectionLostError, TimeoutError):
+            await exchange.answer(self._planner.unready(plan.REASON_SOURCE_AWAY))
+            return
+        headers = (JSON_TYPE, (b"cache-control", caching.HEALTH_CACHE_CONTROL))
+        await exchange.answer(Answer(200, headers, msgspec.json.encode(status)))
+
+
+def _preflight(exchange: Exchange) -> Answer:
+    wanted = [
+        line
+        for line in exchange.header_lines(b"access-control-request-headers")
+        if line.decode("latin-1").lower() in ALLOWED_REQUEST_HEADERS
+    ]
+    allowed = ((b"access-control-allow-headers", b",".join(wanted)),) if wanted else ()
+    return Answer(204, ((b"access-control-max-age", b"%d" % PREFLIGHT_AGE_S), (b"connection", b"keep-alive"), *allowed))
+
+
+def _tell_health(health: Health) -> Answer:
+    state = health.state if health.state in {"active", "waiting"} else "starting"
+    status = 200 if state == "active" else 202
+    return _tell(status, {"status": state})
+
+
+def _tell_readiness(health: Health) -> Answer:
+    if health.state == "active":
+        return _tell(200, {"status": "active"})
+    told = {"status": health.state, "reason": f"waiting for {health.reason}", "detail": health.detail}
+    return _tell(503, {key: value for key, value in told.items() if value})
+
+
+def _tell(status: int, content: dict[str, str]) -> Answer:
+    headers = (JSON_TYPE, (b"cache-control", caching.HEALTH_CACHE_CONTROL))
+    return Answer(status, headers, msgspec.json.encode(content))

@@ -1,0 +1,229 @@
+"""
+One request and its response, as the ASGI server hands them over.
+
+Shell. Adds the headers that all responses have, sends bodies at the pace of the reader, and ends the handler when there
+is no use in it any more: when the client has left, and when the server is told to stop before the response has begun.
+Both are done by cancelling the handler's task, so whatever it holds is released on the one way that cancellation
+takes. Watching for the client to leave costs a task; requests that are answered at once do without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from typing import Final
+
+from starlette.types import Message, Receive, Scope, Send
+
+from penstock.api import caching
+from penstock.api.files import OpenBody
+from penstock.api.plan import Answer, Header
+from penstock.wire import names
+
+ABORT_EXTENSION: Final = "penstock.abort"
+"""Name of the ASGI extension by which our server offers to cut a connection."""
+
+WATCH_DELAY_S: Final = 0.05
+REQUEST_ID_CHARS_MIN: Final = 20
+REQUEST_ID_CHARS_MAX: Final = 200
+
+SHAPE_METHODS: Final = b"GET, POST, HEAD, DELETE, OPTIONS"
+OTHER_METHODS: Final = b"GET, HEAD"
+
+_PRINTABLE: Final = re.compile(rb"[\x21-\x7e]+")
+_BODILESS: Final = frozenset({204, 304})
+
+
+class ReaderStalledError(Exception):
+    """
+    The reader of a response has taken nothing for too long. Never leaves this package.
+    """
+
+
+class Exchange:
+    """
+    A request on its way to an answer.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, server: bytes, send_timeout_s: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._server = server
+        self._send_timeout_s = send_timeout_s
+        self._task = asyncio.current_task()
+        self._watch_timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._interrupts = 0
+        self._abort: Callable[[], None] | None = (scope.get("extensions") or {}).get(ABORT_EXTENSION)
+        self.method: Final[str] = scope["method"]
+        self.path: Final = resolve_path(scope)
+        self.query_string: Final[bytes] = scope.get("query_string", b"")
+        self.target_bytes: Final = len(scope.get("raw_path") or scope["path"].encode()) + len(self.query_string)
+        self.headers: Final[list[Header]] = [(bytes(k).lower(), bytes(v)) for k, v in scope["headers"]]
+        self.request_id: Final = self._find_request_id()
+        self.is_started = False
+        self.is_gone = False
+        self.is_stopping = False
+
+    def header_lines(self, name: bytes) -> list[bytes]:
+        """
+        Give the values of all headers of this name.
+        """
+        return [value for key, value in self.headers if key == name]
+
+    # --- ending early ------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """
+        Look after a while whether the client is still there.
+        """
+        self._watch_timer = asyncio.get_running_loop().call_later(WATCH_DELAY_S, self._start_watching)
+
+    def end(self) -> None:
+        """
+        Stop looking; nothing interrupts the handler's task from here on.
+        """
+        self._task = None
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def stop(self) -> None:
+        """
+        End the handler because the server stops, unless its response has begun.
+        """
+        if not self.is_started:
+            self.is_stopping = True
+            self._interrupt()
+
+    def absorb_interrupt(self) -> bool:
+        """
+        Tell whether the cancellation just caught was ours and nobody else's, and take it back.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        ours, self._interrupts = self._interrupts, 0
+        for _ in range(ours):
+            task.uncancel()
+        return ours > 0 and not task.cancelling()
+
+    def _interrupt(self) -> None:
+        if self._task is not None:
+            self._interrupts += 1
+            self._task.cancel()
+
+    def _start_watching(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch(), name=f"watch {self.request_id}")
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.is_gone = True
+        self._interrupt()
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    async def answer(self, answer: Answer) -> None:
+        """
+        Send an answer whose body is in memory.
+        """
+        assert isinstance(answer.body, bytes)
+        await self._start(answer, len(answer.body))
+        await self._send_part(b"" if self.method == "HEAD" else answer.body, is_last=True)
+
+    async def answer_open(self, answer: Answer, body: OpenBody, readers: Executor) -> None:
+        """
+        Send an answer whose body may lie in files.
+
+        Raises:
+            CorruptLogError: a file is shorter than it was said to be; the connection must be cut.
+        """
+        await self._start(answer, body.bytes_count)
+        if self.method != "HEAD" and answer.status not in _BODILESS:
+            left = body.bytes_count
+            async for block in body.blocks(readers):
+                left -= len(block)
+                await self._send_part(block, is_last=left == 0)
+            assert left == 0
+        else:
+            await self._send_part(b"", is_last=True)
+
+    async def answer_stream(self, answer: Answer, parts: AsyncGenerator[bytes, None]) -> None:
+        """
+        Send an answer whose body comes bit by bit.
+        """
+        await self._start(answer, None)
+        if self.method != "HEAD":
+            async with contextlib.aclosing(parts):
+                async for part in parts:
+                    await self._send_part(part, is_last=False)
+        await self._send_part(b"", is_last=True)
+
+    async def answer_plain(self, answer: Answer) -> None:
+        """
+        Send an answer without the headers for browsers, as for a missing secret.
+        """
+        assert isinstance(answer.body, bytes)
+        await self._start(answer, len(answer.body), has_cors=False)
+        await self._send_part(b"" if self.method == "HEAD" else answer.body, is_last=True)
+
+    def cut(self) -> None:
+        """
+        Close the connection without ending the response, if the server offers that.
+        """
+        if self._abort is not None:
+            self._abort()
+
+    async def _start(self, answer: Answer, bytes_count: int | None, *, has_cors: bool = True) -> None:
+        given = {name for name, _ in answer.headers}
+        headers = [(names.SERVER_HEADER, self._server), (names.REQUEST_ID_HEADER, self.request_id.encode())]
+        if b"cache-control" not in given and answer.status != 204:
+            headers.append((b"cache-control", caching.DEFAULT_CACHE_CONTROL))
+        if has_cors:
+            headers += self._cors()
+        headers += answer.headers
+        if bytes_count is not None and answer.status not in _BODILESS:
+            headers.append((b"content-length", b"%d" % bytes_count))
+        self.is_started = True
+        await self._put({"type": "http.response.start", "status": answer.status, "headers": headers})
+
+    async def _send_part(self, data: bytes, *, is_last: bool) -> None:
+        await self._put({"type": "http.response.body", "body": data, "more_body": not is_last})
+
+    async def _put(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._send_timeout_s):
+                await self._send(message)
+        except TimeoutError as cause:
+            raise ReaderStalledError from cause
+
+    def _cors(self) -> list[Header]:
+        origins = self.header_lines(b"origin")
+        is_echoed = len(origins) == 1 and _PRINTABLE.fullmatch(origins[0])
+        return [
+            (b"access-control-allow-origin", origins[0] if is_echoed else b"*"),
+            (b"access-control-expose-headers", names.EXPOSED_HEADERS),
+            (b"access-control-allow-methods", SHAPE_METHODS if self.path == names.SHAPE_PATH else OTHER_METHODS),
+        ]
+
+    def _find_request_id(self) -> str:
+        for value in self.header_lines(names.REQUEST_ID_HEADER)[:1]:
+            if REQUEST_ID_CHARS_MIN <= len(value) <= REQUEST_ID_CHARS_MAX and _PRINTABLE.fullmatch(value):
+                return value.decode("ascii")
+        return secrets.token_hex(16)
+
+
+def resolve_path(scope: Scope) -> str:
+    """
+    Give the path below the mount point, without empty segments: what routing and authentication go by.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if root and (path == root or path.startswith(root + "/")):
+        path = path[len(root) :]
+    return "/" + "/".join(segment for segment in path.split("/") if segment)

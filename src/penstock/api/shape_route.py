@@ -1,0 +1,238 @@
+"""
+Answering requests for shapes: ask the engine, wait if there is something to wait for, open the files.
+
+Shell; what it decides is in `plan`. A request whose file is gone by the time it is opened asks the engine once more:
+the shape was compacted, then the new answer names other files, or removed, then it says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from penstock.api import plan
+from penstock.api.abc import ShapeSource
+from penstock.api.admission import Admission, Permit
+from penstock.api.caching import CURSOR_STEP_S_MAX
+from penstock.api.files import OpenBody
+from penstock.api.live import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, News, SharedSource
+from penstock.api.params import LogRequest
+from penstock.api.plan import Answer, LogBody, Moment, Park, Planner, Reach, Stream
+from penstock.api.settings import SSE_KEEPALIVE_S, SSE_LIFE_S, ApiSettings
+from penstock.errors import ConnectionLostError
+from penstock.shapes.offset import LogOffset
+from penstock.shapes.reading import LogRange, Opened, OpenReply, Refused, Rotated, ShapeRequest
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """
+    Where time and randomness come from.
+    """
+
+    unix_s: Callable[[], float] = time.time
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    random: Random = Random()  # noqa: S311 - spreads clients, guards nothing
+
+    def moment(self) -> Moment:
+        """
+        Take what one response needs.
+        """
+        return Moment(self.unix_s(), self.random.randint(1, CURSOR_STEP_S_MAX), self.monotonic_ns())
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """
+    An answer with its files open; whoever gets it closes the body.
+    """
+
+    answer: Answer
+    body: OpenBody
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """
+    The head of a stream of events, and the events.
+    """
+
+    answer: Answer
+    parts: AsyncGenerator[bytes, None]
+
+
+class ShapeRoute:
+    """
+    What happens to a valid request for a shape.
+    """
+
+    def __init__(
+        self, source: ShapeSource, settings: ApiSettings, data_dir: Path, admission: Admission, world: World
+    ) -> None:
+        self.planner: Final = Planner(settings)
+        self.shared: Final = SharedSource(source)
+        self._settings = settings
+        self._data_dir = data_dir
+        self._admission = admission
+        self._world = world
+
+    async def answer(
+        self, request: LogRequest, if_none_match: list[bytes], permit: Permit, readers: Executor
+    ) -> Ready | Events:
+        """
+        Find the answer, however long the contract allows that to take.
+        """
+        settings = self._settings
+        started = asyncio.get_running_loop().time()
+        live_until = started + settings.long_poll_timeout_s
+        reach_until = started + settings.long_poll_timeout_s / 2
+        patience_until = live_until if request.shape.is_live else started + settings.source_timeout_s
+        reply = await self._open(request.shape, patience_until, plan.RETRY_UNREADY_S)
+        permit.become_existing()
+        is_live_over = is_reach_over = is_second_look = False
+        while True:
+            decision = self.planner.decide(request, reply, if_none_match, self._world.moment())
+            news: News | None = None
+            match decision:
+                case Stream():
+                    return self._stream(request, decision.handle, decision.found, readers)
+                case Park() if is_live_over:
+                    assert isinstance(reply, Opened)
+                    decision = self._no_change(request, reply)
+                case Park():
+                    news = await self._wait(decision.handle, decision.after, live_until)
+                    is_live_over = news is None
+                case Reach() if is_reach_over:
+                    if request.is_sse and not decision.is_replaying and request.shape.offset is not None:
+                        found = LogRange(request.shape.offset, decision.last)
+                        return Events(self._events_head(request, decision.handle, found), _nothing())
+                    decision = self.planner.out_of_bounds(is_replaying=decision.is_replaying)
+                case Reach():
+                    is_reach_over = await self._wait(decision.handle, decision.last, reach_until) is None
+                case Answer():
+                    pass
+            if isinstance(decision, Park) and news is not None:
+                decision = self._answer_news(request, decision.handle, news)
+            if isinstance(decision, Answer):
+                try:
+                    return Ready(decision, OpenBody.open(decision.body, self._data_dir))
+                except FileNotFoundError:
+                    if is_second_look:
+                        return self._ready(self.planner.give_up(Rotated()))
+                    is_second_look = True
+            patience_until = started if is_live_over or is_reach_over else live_until
+            reply = await self._open(request.shape, patience_until, plan.RETRY_GONE_AT_TIMEOUT_S)
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    async def _open(self, request: ShapeRequest, until: float, retry_after_s: int) -> OpenReply:
+        """
+        Ask, and ask again while the engine is away, until that moment.
+        """
+        loop = asyncio.get_running_loop()
+        delay_s = RETRY_DELAY_S_MIN
+        while True:
+            try:
+                return await self._open_once(request)
+            except ConnectionLostError:
+                if loop.time() + delay_s >= until:
+                    return _unready(plan.REASON_SOURCE_AWAY, retry_after_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RETRY_DELAY_S_MAX)
+
+    async def _open_once(self, request: ShapeRequest) -> OpenReply:
+        try:
+            async with asyncio.timeout(self._settings.open_timeout_s):
+                reply = await self.shared.open(request)
+        except TimeoutError:
+            return _unready(plan.REASON_REPLAYING, plan.RETRY_UNREADY_S)
+        if request.handle is not None and isinstance(reply, Rotated):
+            self._admission.forget(request.handle)
+        if not isinstance(reply, Refused) and reply.handle is not None:
+            self._admission.remember(reply.handle)
+        return reply
+
+    async def _wait(self, handle: str, after: LogOffset, until: float) -> News | None:
+        try:
+            async with asyncio.timeout_at(until):
+                return await self.shared.wait(handle, after)
+        except TimeoutError:
+            return None
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    def _answer_news(self, request: LogRequest, handle: str, news: News) -> Answer:
+        if isinstance(news.reply, Rotated):
+            return self.planner.give_up(news.reply)
+        return self.planner.live_data(request, handle, news.reply.range, news.body, self._world.moment())
+
+    def _no_change(self, request: LogRequest, reply: Opened) -> Answer:
+        moment = self._world.moment()
+        return self.planner.no_change(
+            request, reply.handle, reply.range.chunk_end, reply.last_seen_lsn, moment, schema=None
+        )
+
+    def _ready(self, answer: Answer) -> Ready:
+        return Ready(answer, OpenBody.open(answer.body, self._data_dir))
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _stream(self, request: LogRequest, handle: str, found: LogRange, readers: Executor) -> Events:
+        return Events(self._events_head(request, handle, found), self._events(handle, found, readers))
+
+    def _events_head(self, request: LogRequest, handle: str, found: LogRange) -> Answer:
+        return self.planner.events(request, handle, found, self._world.moment())
+
+    async def _events(self, handle: str, found: LogRange, readers: Executor) -> AsyncGenerator[bytes, None]:
+        """
+        Give what there is and end, or give what comes until the stream's time is over.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SSE_LIFE_S
+        if found.pieces:
+            events = await self._frame(plan.live_body(found), readers)
+            if events is not None:
+                yield events
+            return
+        after = found.chunk_end
+        while loop.time() < until:
+            news = await self._wait(handle, after, min(until, loop.time() + SSE_KEEPALIVE_S))
+            if news is None:
+                yield plan.SSE_KEEPALIVE
+                continue
+            if isinstance(news.reply, Rotated):
+                return
+            events = await self._frame(news.body, readers)
+            if events is None:
+                return
+            yield events
+            after = news.reply.range.chunk_end
+
+    async def _frame(self, body: LogBody, readers: Executor) -> bytes | None:
+        """
+        Give the events of a body; None when a file is gone, which ends the stream so that the client asks anew.
+        """
+        try:
+            opened = OpenBody.open(body, self._data_dir)
+        except FileNotFoundError:
+            return None
+        try:
+            return plan.frame_events(await opened.whole(readers))
+        finally:
+            opened.close()
+
+
+def _unready(reason: str, retry_after_s: int) -> Refused:
+    return Refused(503, f"Timeout waiting for {reason}", retry_after_s=retry_after_s)
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    no_parts: tuple[bytes, ...] = ()
+    for part in no_parts:
+        yield part
