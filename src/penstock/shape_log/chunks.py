@@ -1,0 +1,144 @@
+"""
+Where chunks and runs end, and where in a run an offset lies.
+
+A chunk is what one response serves and caches for ever, so its end depends on nothing but the elements and the
+threshold: not on when something was written, nor in which portions. A run is what one index record covers: a part of a
+chunk, as much as a search is willing to scan.
+
+Theory of operation of the search: every element of a log carries its own place, `"lsn":"<digits>","op_position":<digits>`
+in its headers, and this text occurs nowhere else. A quotation mark inside a JSON string is preceded by a backslash, so
+`op_position":` can only end a member's name; behind such a name stands a number without quotation marks only in the
+headers, because values, old values and keys are strings or null whatever a column is called. From the last element at or
+before the offset its end is found by walking braces outside strings; one comma further the wanted element begins.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from penstock.errors import CorruptLogError
+from penstock.shape_log.records import RUN_BYTES_TARGET
+from penstock.shapes.offset import LogOffset
+
+_PLACE: Final = re.compile(rb'"lsn":"(\d{1,20})","op_position":(\d{1,20})(?=[,}])')
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
+_DEPTH_OF_HEADERS: Final = 2
+
+
+class RunPlan(NamedTuple):
+    """
+    Elements that one index record will cover, as a range of their indexes.
+    """
+
+    from_inclusive: int
+    up_to_exclusive: int
+    is_chunk_end: bool
+    is_committed_end: bool
+
+
+def plan_runs(sizes: Sequence[int], boundaries: Sequence[int], committed_count: int) -> Iterator[RunPlan]:
+    """
+    Divide elements of these sizes into runs.
+
+    Args:
+        sizes: length of each element in bytes.
+        boundaries: how many elements precede each chunk end, ascending.
+        committed_count: how many elements belong to complete transactions; the others follow them.
+    """
+    ends = set(boundaries)
+    start = size = 0
+    for past, element_bytes in enumerate(sizes, start=1):
+        size += element_bytes
+        is_chunk_end = past in ends
+        is_committed_end = past == committed_count
+        if size >= RUN_BYTES_TARGET or is_chunk_end or is_committed_end or past == len(sizes):
+            yield RunPlan(start, past, is_chunk_end, is_committed_end)
+            start, size = past, 0
+
+
+def find_after(run: bytes, after: LogOffset, elements_count: int) -> int:
+    """
+    Tell at which byte of a run's data the first element behind a place begins; its length if there is none.
+
+    Raises:
+        CorruptLogError: the elements do not carry their places.
+    """
+    matches = list(_PLACE.finditer(run))
+    if len(matches) != elements_count:
+        raise CorruptLogError("an element of a shape log does not carry its place")
+    before = bisect_right(matches, after, key=lambda match: LogOffset(int(match[1]), int(match[2])))
+    if before == 0:
+        return 1 if run.startswith(b",") else 0
+    return min(_element_end(run, matches[before - 1].end()) + 1, len(run))
+
+
+def _element_end(run: bytes, inside_headers: int) -> int:
+    depth = _DEPTH_OF_HEADERS
+    for token in _TOKEN.finditer(run, inside_headers):
+        text = token[0]
+        if text == b"{":
+            depth += 1
+        elif text == b"}":
+            depth -= 1
+            if depth == 0:
+                return token.end()
+    raise CorruptLogError("an element of a shape log does not end")
+
+
+class SnapshotPiece(NamedTuple):
+    """
+    Bytes of a snapshot chunk to be written next.
+    """
+
+    data: bytes
+    elements_count: int
+    is_chunk_end: bool
+
+
+class SnapshotCutter:
+    """
+    Divides the lines of a snapshot into chunks. A feeder without a buffer: blocks consist of whole lines.
+
+    A chunk ends behind the line with which its lines, each counted with its newline, reach the threshold.
+    """
+
+    __slots__ = ("_chunk_bytes", "_chunk_bytes_max")
+
+    def __init__(self, chunk_bytes_max: int) -> None:
+        """
+        Begin with an empty chunk.
+        """
+        assert chunk_bytes_max > 0
+        self._chunk_bytes_max: Final = chunk_bytes_max
+        self._chunk_bytes = 0
+
+    def feed(self, block: bytes) -> Iterator[SnapshotPiece]:
+        """
+        Give what to write for a block of whole lines.
+        """
+        assert not block or block.endswith(b"\n")
+        start = 0
+        while start < len(block):
+            missing = self._chunk_bytes_max - self._chunk_bytes
+            if len(block) - start < missing:
+                yield self._piece(block[start:-1], is_chunk_end=False)
+                return
+            newline = block.index(b"\n", max(start, start + missing - 1))
+            yield self._piece(block[start:newline], is_chunk_end=True)
+            start = newline + 1
+
+    def finish(self, end_element: bytes) -> SnapshotPiece:
+        """
+        Give the last element, which ends the last chunk: the open one, or one of its own when none is open.
+        """
+        return self._piece(end_element.removesuffix(b"\n"), is_chunk_end=True)
+
+    def _piece(self, lines: bytes, *, is_chunk_end: bool) -> SnapshotPiece:
+        comma = b"," if self._chunk_bytes else b""
+        self._chunk_bytes = 0 if is_chunk_end else self._chunk_bytes + len(lines) + 1
+        return SnapshotPiece(comma + lines.replace(b"\n", b","), lines.count(b"\n") + 1, is_chunk_end)
