@@ -1,0 +1,165 @@
+"""
+The catalog of the database, with a cache. A shell.
+
+A table that was looked up is believed for `fresh_s`, then asked for again; the watch (`watch.py`), which compares the
+tables that have shapes with the catalog each second, keeps their entries fresh without a query. While the database is
+away the last known entry is given, so that existing shapes can go on being served. "No such table" is never kept.
+
+Limit: `TABLES_MAX` entries, the oldest leave first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from penstock.database.failures import DeadlineError, ServerRefusedError
+from penstock.database.pool import ConnectionPool
+from penstock.database.queries import ROOT_OF, TABLE_BY_NAME, TABLE_BY_OID, parse_table
+from penstock.errors import ConnectionLostError, SourceError
+from penstock.postgres.relation import Table
+
+TABLES_MAX: Final = 10_000
+_STALE_S: Final = 5.0  # how long an old entry is given without asking when asking failed
+
+
+@dataclass(slots=True)
+class _Entry:
+    """
+    What was found, and until when it is believed (time of the loop's clock).
+    """
+
+    table: Table
+    fresh_until: float
+
+
+class CatalogInspector:
+    """
+    Looks tables up by name and by oid.
+    """
+
+    def __init__(self, pool: ConnectionPool, *, fresh_s: float = 1.0) -> None:
+        """
+        Take the pool to ask through.
+        """
+        self._pool: Final = pool
+        self._fresh_s: Final = fresh_s
+        self._entries: Final[dict[int, _Entry]] = {}
+        self._oids: Final[dict[tuple[str, str], int]] = {}
+        self._lookups: Final[dict[tuple[str, ...], asyncio.Task[Table | None]]] = {}
+
+    async def find_table(self, schema: str, name: str) -> Table | None:
+        """
+        Look a table up by name; only ordinary and partitioned tables with columns count.
+
+        Raises:
+            ConnectionLostError: the database is away and the table is not known.
+        """
+        oid = self._oids.get((schema, name))
+        return await self._find(oid, (schema, name), lambda: self._ask(TABLE_BY_NAME, schema, name))
+
+    async def find_by_oid(self, oid: int) -> Table | None:
+        """
+        Look a table up by oid. Otherwise as `find_table`.
+        """
+        return await self._find(oid, (str(oid),), lambda: self._ask(TABLE_BY_OID, str(oid)))
+
+    async def find_root(self, oid: int) -> int:
+        """
+        Ask for the topmost partitioned table above a relation; its own oid when there is none or it is gone.
+
+        Raises:
+            ConnectionLostError: the database is away.
+        """
+        try:
+            rows = await self._pool.query(ROOT_OF, [str(oid)])
+        except (ServerRefusedError, DeadlineError) as cause:
+            raise ConnectionLostError(cause.message, sqlstate=cause.sqlstate) from cause
+        root = rows[0][0]
+        assert root is not None
+        return int(root)
+
+    async def refresh(self, oid: int) -> Table | None:
+        """
+        Read a table anew and keep what was found.
+
+        Raises:
+            ConnectionLostError: the database is away.
+        """
+        self.forget(oid)
+        return await self.find_by_oid(oid)
+
+    def confirm(self, oids: Collection[int]) -> None:
+        """
+        Take somebody's word that these tables are in the catalog as they were when they were last read.
+        """
+        until = asyncio.get_running_loop().time() + self._fresh_s
+        for oid in oids:
+            entry = self._entries.get(oid)
+            if entry is not None:
+                entry.fresh_until = max(entry.fresh_until, until)
+
+    def forget(self, oid: int) -> None:
+        """
+        Read the table anew when it is next asked for.
+        """
+        entry = self._entries.pop(oid, None)
+        if entry is not None and self._oids.get((entry.table.id.schema, entry.table.id.name)) == oid:
+            del self._oids[entry.table.id.schema, entry.table.id.name]
+
+    async def _find(
+        self, oid: int | None, key: tuple[str, ...], ask: Callable[[], Awaitable[Table | None]]
+    ) -> Table | None:
+        """
+        Give the kept entry while it is fresh, else ask; who asks for the same at the same time shares the answer.
+        """
+        loop = asyncio.get_running_loop()
+        entry = self._entries.get(oid) if oid is not None else None
+        if entry is not None and loop.time() < entry.fresh_until:
+            return entry.table
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            lookup = loop.create_task(self._look_up(key, ask), name="catalog lookup")
+            self._lookups[key] = lookup
+            lookup.add_done_callback(lambda done: self._finish(key, done))
+        try:
+            return await asyncio.shield(lookup)
+        except SourceError as cause:
+            if entry is not None:
+                entry.fresh_until = loop.time() + _STALE_S
+                return entry.table
+            raise ConnectionLostError(cause.message, sqlstate=cause.sqlstate) from cause
+
+    def _finish(self, key: tuple[str, ...], lookup: asyncio.Task[Table | None]) -> None:
+        """
+        Make room for the next lookup; whoever waited has been told of an error, the loop need not be.
+        """
+        self._lookups.pop(key, None)
+        if not lookup.cancelled():
+            lookup.exception()
+
+    async def _look_up(self, key: tuple[str, ...], ask: Callable[[], Awaitable[Table | None]]) -> Table | None:
+        """
+        Ask, and keep what was found.
+        """
+        asked_at = asyncio.get_running_loop().time()
+        table = await ask()
+        known_oid = self._oids.get((key[0], key[1])) if len(key) == 2 else int(key[0])
+        if known_oid is not None:
+            self.forget(known_oid)
+        if table is not None:
+            self.forget(table.id.oid)
+            while len(self._entries) >= TABLES_MAX:
+                self.forget(next(iter(self._entries)))
+            self._entries[table.id.oid] = _Entry(table, asked_at + self._fresh_s)
+            self._oids[table.id.schema, table.id.name] = table.id.oid
+        return table
+
+    async def _ask(self, sql: str, *params: str) -> Table | None:
+        """
+        Ask the catalog.
+        """
+        rows = await self._pool.query(sql, params)
+        return parse_table(rows[0]) if rows else None

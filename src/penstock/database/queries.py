@@ -1,0 +1,514 @@
+"""
+The SQL we send, and how its answers are read.
+
+Owns every statement of the ordinary connections and the quoting in them. Pure: text and values in, text and values out.
+
+Rendering rows
+--------------
+
+A snapshot's rows leave Postgres as the JSON elements that clients are served, so a row costs us one copy of its bytes.
+Each element is the value of one `concat(...)`, made of constant pieces and one expression per column, in
+`COPY ... TO STDOUT (FORMAT csv)`. CSV would quote a value that holds its quote, its delimiter or a line break; quote and
+delimiter are control characters, JSON text holds no control characters, hence lines are the values, byte for byte.
+
+What a value's text is (`docs/protocol`): the output of its type, as the replication stream has it, so that a row from
+the snapshot and the same row from the log agree; for `bool` and `inet` the cast to text, as the protocol wants it. In
+*keys* it is the type's output for these two as well: a key must be the same in snapshot and log, and the log has the
+stream's text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from penstock.postgres.lsn import InsertLsn
+from penstock.postgres.relation import Column, Table, TableId
+from penstock.postgres.snapshot import Snapshot, SnapshotBounds
+from penstock.shapes.definition import ShapeColumn, ShapeDefinition
+
+Row = tuple[str | None, ...]
+
+# Settings that decide how values are written, the same on every connection that rows come from.
+DISPLAY_SETTINGS: Final = {
+    "bytea_output": "hex",
+    "DateStyle": "ISO, DMY",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "IntervalStyle": "iso_8601",
+}
+
+_ARGUMENTS_MAX: Final = 90  # a function takes 100 at most (FUNC_MAX_ARGS)
+_INTEGERS: Final = frozenset({20, 21, 23, 26})
+# Types whose text never holds a character that JSON escapes: numbers, uuid, dates and times.
+_PLAIN: Final = _INTEGERS | {700, 701, 1700, 2950, 1082, 1083, 1266, 1114, 1184}
+# Types whose cast to text is their output: bytea, name, text, json, varchar, jsonb.
+_TEXTUAL: Final = frozenset({17, 19, 25, 114, 1043, 3802})
+_BOOL: Final = 16
+_INET: Final = 869
+
+
+# --- quoting ---------------------------------------------------------------------------------------------------------
+
+
+def quote_identifier(name: str) -> str:
+    """
+    Write a name so that Postgres reads exactly it.
+    """
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def quote_table(table: TableId) -> str:
+    """
+    Write a table's name with its schema.
+    """
+    return f"{quote_identifier(table.schema)}.{quote_identifier(table.name)}"
+
+
+def quote_literal(text: str) -> str:
+    """
+    Write a text constant, whatever `standard_conforming_strings` says.
+    """
+    doubled = text.replace("'", "''")
+    if "\\" in doubled:
+        escaped = doubled.replace("\\", "\\\\")
+        return f"E'{escaped}'"
+    return f"'{doubled}'"
+
+
+# --- the catalog -----------------------------------------------------------------------------------------------------
+
+# Virtual generated columns (Postgres 18) are left out: the stream never carries them, so for us they are not there.
+# Places in a primary key are counted from 0, without its INCLUDE columns.
+_COLUMNS: Final = """
+  SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+      a.attname, a.atttypid::int8, a.atttypmod,
+      CASE WHEN e.oid IS NULL THEN t.typname ELSE e.typname END,
+      CASE WHEN e.oid IS NULL THEN 0 ELSE GREATEST(a.attndims, 1) END,
+      a.attnotnull, a.attgenerated <> '', k.place - 1, COALESCE(e.typtype, t.typtype) = 'e', o.collname
+    ) ORDER BY a.attnum) AS columns
+  FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typlen = -1 AND t.typcategory = 'A'
+  LEFT JOIN pg_catalog.pg_collation o ON o.oid = a.attcollation AND o.collname <> 'default'
+  LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
+  LEFT JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place)
+    ON k.attnum = a.attnum AND k.place <= i.indnkeyatts
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
+"""
+
+_DESCRIPTION: Final = f"""
+SELECT c.oid::int8 AS oid, n.nspname, c.relname, c.relkind, c.relreplident,
+  COALESCE(pg_catalog.pg_partition_root(c.oid)::oid, c.oid)::int8 AS root, d.columns
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL ({_COLUMNS}) d
+WHERE c.relkind IN ('r', 'p') AND d.columns IS NOT NULL
+"""  # noqa: S608 - nothing in it comes from outside
+
+# One row or none, the columns as `parse_table` reads them.
+TABLE_BY_NAME: Final = f"{_DESCRIPTION} AND n.nspname = $1 AND c.relname = $2"
+TABLE_BY_OID: Final = f"{_DESCRIPTION} AND c.oid = $1::oid"
+
+# The topmost partitioned table above a relation; its own oid when there is none or it is gone.
+ROOT_OF: Final = "SELECT COALESCE(pg_catalog.pg_partition_root($1::oid)::oid, $1::oid)::int8"
+
+# Two statements in this order: whatever the first sees committed is below what the second answers.
+BOUNDS: Final = "SELECT pg_catalog.pg_current_snapshot(); SELECT pg_catalog.pg_current_wal_insert_lsn()"
+
+
+def parse_table(row: Row) -> Table:
+    """
+    Read a row of the description queries.
+    """
+    oid, schema, name, kind, identity, root, columns = row
+    assert oid is not None
+    assert schema is not None
+    assert name is not None
+    assert identity is not None
+    assert root is not None
+    assert columns is not None
+    return Table(
+        id=TableId(int(oid), schema, name),
+        columns=tuple(Column(*fields) for fields in json.loads(columns)),
+        root_oid=int(root),
+        replica_identity=identity,
+        is_partitioned=kind == "p",
+    )
+
+
+def parse_bounds(snapshot: list[Row], lsn: list[Row]) -> SnapshotBounds:
+    """
+    Read the answers to `BOUNDS`.
+    """
+    seen, horizon = snapshot[0][0], lsn[0][0]
+    assert seen is not None
+    assert horizon is not None
+    return SnapshotBounds(Snapshot.parse(seen), InsertLsn.parse(horizon))
+
+
+def write_oids(oids: Sequence[int]) -> str:
+    """
+    Write oids as the text of an array, for `$n::oid[]`.
+    """
+    return "{" + ",".join(str(oid) for oid in oids) + "}"
+
+
+# --- publication -----------------------------------------------------------------------------------------------------
+
+# What makes a table a member, as the oid of the catalog row that says so: it differs for every membership, so that one
+# that ended and began anew is another one. A member with a row filter or a column list counts as none.
+_LISTED: Final = """
+  SELECT r.oid, (pg_catalog.to_jsonb(r) ->> 'prqual') IS NOT NULL OR (pg_catalog.to_jsonb(r) ->> 'prattrs') IS NOT NULL
+    AS is_narrowed
+  FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid
+"""
+_SCHEMA_LISTED: Final = """
+  SELECT s.oid FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace
+"""
+
+# A partitioned table with all partitions below it. Not pg_partition_tree(): that one locks what it lists.
+_TREE: Final = """
+  WITH RECURSIVE tree(oid) AS (
+    SELECT c.oid
+    UNION ALL
+    SELECT h.inhrelid FROM tree JOIN pg_catalog.pg_inherits h ON h.inhparent = tree.oid
+      JOIN pg_catalog.pg_class child ON child.oid = h.inhrelid AND child.relispartition
+  )
+"""
+
+
+def _membership(server_version: int) -> str:
+    """
+    Write the expression for a table's membership: an oid, or NULL.
+    """
+    by_schema = f"({_SCHEMA_LISTED})" if server_version >= 150000 else "NULL"
+    return f"""
+      COALESCE(
+        (SELECT l.oid FROM ({_LISTED}) l WHERE NOT l.is_narrowed), {by_schema}, CASE WHEN p.puballtables THEN p.oid END
+      )::int8
+    """  # noqa: S608 - as above
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationState:
+    """
+    What the catalog says about a table and the publication.
+
+    Attributes:
+        is_there: whether the publication exists.
+        is_ours: whether we have the rights of its owner.
+        publishes_all: whether inserts, updates, deletes and truncates are published.
+        publishes_generated: whether stored generated columns are.
+        table: the table's present name; None when it is gone.
+        membership: what makes the table a member, see above; None when it is not one.
+        is_narrowed: whether it is listed with a row filter or a column list.
+        weak: it and its partitions that have not replica identity full.
+        tree: oids of it and its partitions.
+    """
+
+    is_there: bool
+    is_ours: bool = False
+    publishes_all: bool = False
+    publishes_generated: bool = False
+    table: TableId | None = None
+    membership: int | None = None
+    is_narrowed: bool = False
+    weak: tuple[TableId, ...] = ()
+    tree: tuple[int, ...] = ()
+
+
+def publication_state(server_version: int) -> str:
+    """
+    Write the query for `parse_publication_state`; its parameters are the publication's name and the table's oid.
+    """
+    return f"""
+      SELECT pg_catalog.pg_has_role(p.pubowner, 'USAGE'),
+        p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate,
+        COALESCE(pg_catalog.to_jsonb(p) ->> 'pubgencols', 'n') = 's',
+        c.oid::int8, n.nspname, c.relname, {_membership(server_version)},
+        EXISTS (SELECT FROM ({_LISTED}) l WHERE l.is_narrowed),
+        ({_TREE} SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+            k.oid::int8, kn.nspname, k.relname, k.relkind IN ('r', 'p') AND k.relreplident <> 'f') ORDER BY k.oid)
+          FROM tree JOIN pg_catalog.pg_class k ON k.oid = tree.oid
+          JOIN pg_catalog.pg_namespace kn ON kn.oid = k.relnamespace)
+      FROM pg_catalog.pg_publication p
+      LEFT JOIN pg_catalog.pg_class c ON c.oid = $2::oid
+      LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE p.pubname = $1
+    """  # noqa: S608 - as above
+
+
+def parse_publication_state(rows: list[Row]) -> PublicationState:
+    """
+    Read the answer to `publication_state`.
+    """
+    if not rows:
+        return PublicationState(is_there=False)
+    ours, publishes_all, generated, oid, schema, name, membership, narrowed, tree = rows[0]
+    relations = json.loads(tree) if tree and oid else []
+    return PublicationState(
+        is_there=True,
+        is_ours=ours == "t",
+        publishes_all=publishes_all == "t",
+        publishes_generated=generated == "t",
+        table=TableId(int(oid), schema, name) if oid and schema is not None and name is not None else None,
+        membership=int(membership) if membership else None,
+        is_narrowed=narrowed == "t",
+        weak=tuple(TableId(*relation[:3]) for relation in relations if relation[3]),
+        tree=tuple(relation[0] for relation in relations),
+    )
+
+
+def catalog_poll(server_version: int) -> str:
+    """
+    Write the query that watches tables; its parameters are the publication's name and an array of oids.
+
+    A row for each table that is there: oid, a digest of its description, membership (NULL for none), whether it and all
+    its partitions have replica identity full.
+    """
+    return f"""
+      SELECT t.oid, pg_catalog.hashtextextended(t::text, 0), {_membership(server_version)},
+        NOT EXISTS ({_TREE} SELECT FROM tree JOIN pg_catalog.pg_class k ON k.oid = tree.oid
+          WHERE k.relkind IN ('r', 'p') AND k.relreplident <> 'f')
+      FROM ({_DESCRIPTION} AND c.oid = ANY ($2::oid[])) t
+      JOIN pg_catalog.pg_class c ON c.oid = t.oid
+      LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $1
+    """  # noqa: S608 - as above
+
+
+# Tables listed by name in the publication $1: oid.
+LISTED_TABLES: Final = """
+  SELECT r.prrelid::int8 FROM pg_catalog.pg_publication_rel r
+  JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1
+"""
+
+# Transactions that hold a lock on one of the relations $1 under which rows may be written, and have an id: without one
+# they have not written anything yet. Writers hold RowExclusiveLock whatever else they hold; TRUNCATE holds
+# AccessExclusiveLock. The modes in between that never write (ShareUpdateExclusiveLock of VACUUM, ShareLock of CREATE
+# INDEX) are left out, for they may take hours. One look at pg_locks, or a transaction could slip between two.
+# Prepared transactions are in it like others.
+WRITERS: Final = """
+  WITH held AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE granted)
+  SELECT DISTINCT x.transactionid::text FROM held l
+  JOIN held x ON x.virtualtransaction = l.virtualtransaction AND x.pid IS NOT DISTINCT FROM l.pid
+    AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'
+  WHERE l.locktype = 'relation' AND l.relation = ANY ($1::oid[])
+    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+"""
+# Which of the transactions $1 have not ended.
+STILL_RUNNING: Final = """
+  SELECT DISTINCT transactionid::text FROM pg_catalog.pg_locks
+  WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted AND transactionid::text = ANY ($1::text[])
+"""
+
+
+def alter_publication(publication: str, state: PublicationState, *, lock_timeout_ms: int) -> str | None:
+    """
+    Write the transaction that makes a table a member with replica identity full; None when there is nothing to alter.
+
+    An ordinary table is added with ONLY: tables that inherit from it are tables of their own. Identity belongs to each
+    partition, so all of them are altered, and the parent.
+    """
+    assert state.table is not None
+    target = f"ALTER PUBLICATION {quote_identifier(publication)}"
+    statements = []
+    if state.membership is None:
+        if state.is_narrowed:
+            statements.append(f"{target} DROP TABLE ONLY {quote_table(state.table)}")
+        statements.append(f"{target} ADD TABLE ONLY {quote_table(state.table)}")
+    statements += [f"ALTER TABLE ONLY {quote_table(table)} REPLICA IDENTITY FULL" for table in state.weak]
+    if not statements:
+        return None
+    return _ddl(statements, lock_timeout_ms)
+
+
+def drop_from_publication(publication: str, table: TableId, *, lock_timeout_ms: int) -> str:
+    """
+    Write the transaction that ends a table's membership.
+    """
+    statement = f"ALTER PUBLICATION {quote_identifier(publication)} DROP TABLE ONLY {quote_table(table)}"
+    return _ddl([statement], lock_timeout_ms)
+
+
+def _ddl(statements: Sequence[str], lock_timeout_ms: int) -> str:
+    """
+    Wrap statements into a transaction that does not queue for locks for long: everyone else queues behind it.
+    """
+    return "; ".join(["BEGIN", f"SET LOCAL lock_timeout = {lock_timeout_ms}", *statements, "COMMIT"])
+
+
+# --- snapshots -------------------------------------------------------------------------------------------------------
+
+
+def begin_snapshot(definition: ShapeDefinition, server_version: int) -> str:
+    """
+    Write the statements that open a snapshot's transaction, all sent at once.
+
+    The last three give rows: the snapshot, the insert LSN (in this order), the table as that snapshot sees it.
+    """
+    # The user's timeouts are meant for queries of a page; ours have deadlines of their own.
+    settings = {**DISPLAY_SETTINGS, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+    if server_version >= 170000:
+        settings["transaction_timeout"] = "0"
+    return "; ".join(
+        [
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            *(f"SET LOCAL {name} = {quote_literal(value)}" for name, value in settings.items()),
+            BOUNDS,
+            f"{_DESCRIPTION} AND c.oid = {definition.table.oid:d}",
+        ]
+    )
+
+
+def copy_snapshot(definition: ShapeDefinition, *, is_partitioned: bool) -> str:
+    """
+    Write the `COPY` of a shape's rows as JSON elements, a line each.
+
+    Of an ordinary table only its own rows, not those of tables that inherit from it: the stream names these by their
+    own names, so they belong to shapes of their own.
+    """
+    only = "" if is_partitioned else "ONLY "
+    where = f" WHERE (\n{definition.where}\n)" if definition.where is not None else ""
+    select = f"SELECT {render_row(definition)} FROM {only}{quote_table(definition.table)}{where}"  # noqa: S608 - quoted
+    return f"COPY ({select}) TO STDOUT WITH (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01', ENCODING 'UTF8')"
+
+
+def verify_snapshot(table: TableId) -> str:
+    """
+    Write the query for after the `COPY`, in the same transaction: whether it read the table that its snapshot saw.
+
+    Between the taking of the snapshot and of the lock on the table, somebody may have replaced or rewritten it. What
+    such a command wrote anew is younger than the snapshot, so that the rows would be missing in silence. The catalog
+    read by query is as old as the snapshot, the functions see the present: compare the two. From the `COPY` on nobody
+    can rewrite it.
+    """
+    return f"""
+      SELECT pg_catalog.to_regclass({quote_literal(quote_table(table))}) = c.oid::regclass AND NOT EXISTS (
+        {_TREE} SELECT FROM tree JOIN pg_catalog.pg_class k ON k.oid = tree.oid
+        WHERE NULLIF(k.relfilenode, 0) IS DISTINCT FROM pg_catalog.pg_relation_filenode(k.oid))
+      FROM pg_catalog.pg_class c WHERE c.oid = {table.oid:d}
+    """  # noqa: S608 - quoted
+
+
+def render_row(definition: ShapeDefinition) -> str:
+    """
+    Write the expression for a row's JSON element.
+    """
+    columns = {column.name: column for column in definition.columns}
+    pieces = _Pieces()
+    pieces.add_constant('{"key":')
+    _render_key(pieces, definition, columns)
+    pieces.add_constant(',"value":{')
+    for place, name in enumerate(definition.selected):
+        pieces.add_constant(f"{',' if place else ''}{_to_json(name)}:")
+        column = columns[name]
+        if definition.has_primary_key and name in definition.key_columns and column.type_oid in _PLAIN:
+            # Never NULL and never escaped.
+            pieces.add_constant('"')
+            pieces.add_expression(quote_identifier(name))
+            pieces.add_constant('"')
+        else:
+            pieces.add_expression(_render_value(column))
+    relation = f"{_to_json(definition.table.schema)},{_to_json(definition.table.name)}"
+    pieces.add_constant(f'}},"headers":{{"operation":"insert","relation":[{relation}]}}}}')
+    return pieces.join()
+
+
+def _render_key(pieces: _Pieces, definition: ShapeDefinition, columns: dict[str, ShapeColumn]) -> None:
+    """
+    Add the key as a JSON string: the quoted table, then a slash and the quoted value of each key column.
+
+    Slashes in values are doubled, NULL is an underscore without quotes.
+    """
+    table = quote_table(definition.table)
+    keys = [columns[name] for name in definition.key_columns]
+    if definition.has_primary_key and all(column.type_oid in _INTEGERS | {2950} for column in keys):
+        pieces.add_constant(_to_json(table)[:-1])
+        for column in keys:
+            pieces.add_constant('/\\"')
+            pieces.add_expression(quote_identifier(column.name))
+            pieces.add_constant('\\"')
+        pieces.add_constant('"')
+        return
+    key = _Pieces()
+    key.add_constant(table)
+    for column in keys:
+        name = quote_identifier(column.name)
+        text = f"""pg_catalog.replace(pg_catalog.concat({name}), '/', '//')"""
+        if definition.has_primary_key:
+            key.add_constant('/"')
+            key.add_expression(text)
+            key.add_constant('"')
+        else:
+            key.add_constant("/")
+            key.add_expression(f"""CASE WHEN {name} IS NOT DISTINCT FROM NULL THEN '_' ELSE '"' || {text} || '"' END""")
+    pieces.add_expression(f"pg_catalog.to_json({key.join()})")
+
+
+def _render_value(column: ShapeColumn) -> str:
+    """
+    Write the expression for a value: a JSON string, or null.
+    """
+    name = quote_identifier(column.name)
+    if column.type_oid in _PLAIN:
+        return f"""COALESCE('"' || {name}::text || '"', 'null')"""
+    if column.type_oid == _BOOL:
+        return f"""CASE {name} WHEN true THEN '"true"' WHEN false THEN '"false"' ELSE 'null' END"""
+    if column.type_oid in _TEXTUAL or column.type_oid == _INET:
+        return f"COALESCE(pg_catalog.to_json({name}::text), 'null')"
+    # concat() gives the type's output, where the cast to text may give another text (char(n) loses its padding) and
+    # domains hide their base type. A row of NULLs is not NULL, hence not IS NULL.
+    return (
+        f"CASE WHEN {name} IS NOT DISTINCT FROM NULL THEN 'null' ELSE pg_catalog.to_json(pg_catalog.concat({name})) END"
+    )
+
+
+class _Pieces:
+    """
+    Constant texts and expressions that are to be concatenated in order.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[bool, str]] = []
+
+    def add_constant(self, text: str) -> None:
+        """
+        Add a text, joined to the one before it if that is constant too.
+        """
+        if self._parts and self._parts[-1][0]:
+            text = self._parts.pop()[1] + text
+        self._parts.append((True, text))
+
+    def add_expression(self, sql: str) -> None:
+        """
+        Add an expression whose output is appended as it is.
+        """
+        self._parts.append((False, sql))
+
+    def join(self) -> str:
+        """
+        Write the concatenation, nested where a function takes no more arguments.
+        """
+        terms = [quote_literal(text) if is_constant else text for is_constant, text in self._parts]
+        while len(terms) > _ARGUMENTS_MAX:
+            terms = [_concat(terms[at : at + _ARGUMENTS_MAX]) for at in range(0, len(terms), _ARGUMENTS_MAX)]
+        return _concat(terms)
+
+
+def _concat(terms: Sequence[str]) -> str:
+    """
+    Write a call of `concat`.
+    """
+    return f"pg_catalog.concat({', '.join(terms)})"
+
+
+def _to_json(text: str) -> str:
+    """
+    Write a JSON string as Postgres's `to_json` does: other scripts as they are.
+    """
+    return json.dumps(text, ensure_ascii=False)
