@@ -1,0 +1,213 @@
+"""
+The relay log as the engine reads it: files and a position, never beyond the published end.
+
+One read path for live, catch-up and recovery. The reader writes nothing; it holds one open file, so a segment that is
+trimmed while it is read stays readable. A shell.
+
+Theory of operation. Up to the segment of the published end, each segment counts up to the byte that the header of the
+next one names; that segment counts up to the published byte. A place with byte 0 stands before a segment's header,
+whether the segment exists yet or not. Damage costs the rest of its segment, because descriptions and transactions may
+begin in what cannot be read: the reader then stands before the next segment. When that does not exist yet, the writer
+must begin one (`RelayWriter.roll`), and the reader gives nothing until it has.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+from penstock.errors import CorruptLogError
+from penstock.postgres.lsn import EndLsn
+from penstock.relay.abc import RelayPlace, RelayRecord, SessionRecord
+from penstock.relay.disk import read_at
+from penstock.relay.epochs import EPOCH_FILE, EpochHeader, decode_epoch, epoch_name, epoch_numbers
+from penstock.relay.records import scan
+from penstock.relay.segments import SegmentHeader, decode_header, segment_name, segment_numbers
+
+READ_BYTES_MIN: Final = 4096
+
+
+class RelayReader:
+    """
+    Reads one epoch: a `RelaySource`. Belongs to one thread.
+    """
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        """
+        Stand before the first segment there is.
+
+        Args:
+            folder: of all epochs.
+            epoch: the one to read; it must have been published.
+        """
+        self._folder = folder / epoch_name(epoch)
+        self._place = RelayPlace(0, 0)
+        self._handle: int | None = None
+        # Of the segment at the place, once it has been asked for: the byte up to which it counts.
+        self._end: tuple[int, int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def place(self) -> RelayPlace:
+        """
+        Where the next read begins.
+        """
+        return self._place
+
+    def close(self) -> None:
+        """
+        Let go of the open file. The reader can go on afterwards.
+        """
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def seek(self, boundary: EndLsn) -> None:
+        """
+        See `RelaySource.seek`.
+
+        Raises:
+            CorruptLogError: the log does not reach back that far.
+        """
+        self.close()
+        oldest: EndLsn | None = None
+        for number in reversed(self._numbers()):
+            try:
+                oldest = self._header(number).start
+            except CorruptLogError:
+                # Just being made, just trimmed, or damaged: an older one is as good, and reading on will tell.
+                continue
+            if oldest <= boundary:
+                self._place = RelayPlace(number, 0)
+                return
+        if oldest is None:
+            raise CorruptLogError(f"the epoch in {self._folder.name} has no segment")
+        raise CorruptLogError(f"the relay log reaches back to {oldest} and not to {boundary}")
+
+    def read(self, up_to_exclusive: RelayPlace, bytes_max: int) -> list[RelayRecord]:
+        """
+        See `RelaySource.read`.
+
+        Raises:
+            CorruptLogError: what lies before `up_to_exclusive` cannot be read, or less lies there than was read before
+                (the writer lost it). The reader stands before the next segment.
+            FormatVersionError: newer code wrote the segment.
+        """
+        if self._place.byte > 0 and up_to_exclusive < self._place:
+            lost = self._place
+            self._go_to(up_to_exclusive.segment + 1)
+            raise CorruptLogError(f"the relay log ended at {lost} and now ends at {up_to_exclusive}")
+        try:
+            return self._read(up_to_exclusive, bytes_max)
+        except CorruptLogError as cause:
+            damaged = self._place
+            self._go_to(damaged.segment + 1)
+            raise CorruptLogError(
+                f"segment {segment_name(damaged.segment)} of epoch {self._folder.name} is damaged: {cause.message}"
+            ) from cause
+
+    def _read(self, up_to: RelayPlace, bytes_max: int) -> list[RelayRecord]:
+        records: list[RelayRecord] = []
+        taken = 0
+        while self._place < up_to and (taken < bytes_max or not records):
+            if self._place.byte == 0:
+                if self._place.segment == 0:
+                    self._go_to(self._first())
+                header, after = self._open()
+                records.append(SessionRecord(header.descriptions))
+                taken += after
+                self._place = RelayPlace(self._place.segment, after)
+                continue
+            stop = self._counts_up_to(up_to)
+            if self._place.byte >= stop:
+                self._go_to(self._place.segment + 1)
+                continue
+            begin = self._place.byte
+            try:
+                for stored in scan(self._reads(), begin, stop, chunk_bytes=max(bytes_max - taken, READ_BYTES_MIN)):
+                    records.append(stored.record)
+                    self._place = RelayPlace(self._place.segment, stored.after)
+                    taken += stored.after - begin
+                    begin = stored.after
+                    if taken >= bytes_max:
+                        break
+            except CorruptLogError:
+                # What was read before it is good; the next call meets the damage again.
+                if not records:
+                    raise
+                break
+        return records
+
+    def _counts_up_to(self, up_to: RelayPlace) -> int:
+        number = self._place.segment
+        if up_to.segment == number:
+            return up_to.byte
+        if self._end is None or self._end[0] != number:
+            self._end = (number, self._header(number + 1).predecessor_end)
+        return self._end[1]
+
+    def _open(self) -> tuple[SegmentHeader, int]:
+        return decode_header(self._reads())
+
+    def _reads(self) -> partial[bytes]:
+        if self._handle is None:
+            self._handle = self._opened(self._place.segment)
+        return partial(read_at, self._handle)
+
+    def _opened(self, number: int) -> int:
+        try:
+            return os.open(self._folder / segment_name(number), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as cause:
+            raise CorruptLogError(f"segment {segment_name(number)} is not there") from cause
+
+    def _header(self, number: int) -> SegmentHeader:
+        handle = self._opened(number)
+        try:
+            return decode_header(partial(read_at, handle))[0]
+        finally:
+            os.close(handle)
+
+    def _first(self) -> int:
+        numbers = self._numbers()
+        if not numbers:
+            raise CorruptLogError("the epoch has no segment")
+        return numbers[0]
+
+    def _numbers(self) -> list[int]:
+        try:
+            return segment_numbers(entry.name for entry in self._folder.iterdir())
+        except FileNotFoundError as cause:
+            raise CorruptLogError(f"there is no epoch {self._folder.name}") from cause
+
+    def _go_to(self, number: int) -> None:
+        self.close()
+        self._place = RelayPlace(number, 0)
+
+
+def read_epoch(folder: Path, epoch: int) -> EpochHeader:
+    """
+    Read what identifies an epoch; its `start` is where an engine that knows nothing begins.
+
+    Raises:
+        CorruptLogError: it is not there, or damaged.
+        FormatVersionError: newer code wrote it.
+    """
+    try:
+        data = (folder / epoch_name(epoch) / EPOCH_FILE).read_bytes()
+    except FileNotFoundError as cause:
+        raise CorruptLogError(f"there is no epoch {epoch}") from cause
+    return decode_epoch(lambda byte, count: data[byte : byte + count])
+
+
+def epochs_in(folder: Path) -> list[int]:
+    """
+    List the epochs of a relay log, oldest first.
+    """
+    return epoch_numbers(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
