@@ -1,0 +1,247 @@
+"""
+The connection thread of the receiver: one connection after the other, for as long as the service runs.
+
+`ReplicationClient` owns connecting, giving up and trying again, and tells where it stands; a connection that streams is
+a `Stream`. Form: a shell; a thread of its own calls `run`. It never touches a disk: what may block for one, the sink's
+`begin_session`, is called aside, so that a stop is heard meanwhile. A connection is closed in a `finally`: a forgotten
+one would hold the slot until the server notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from penstock.errors import MisconfiguredSourceError, PenstockError, SlotLostError
+from penstock.postgres.lsn import ZERO_END, EndLsn
+from penstock.replication.abc import FrameSink
+from penstock.replication.failures import BACKOFF_S_MAX, BACKOFF_S_MIN, Backoff
+from penstock.replication.handshake import Answer, Ask, Introduction, Names, introduce, start_command
+from penstock.replication.link import Link, resolve
+from penstock.replication.state import ReceiverPhase, ReceiverState
+from penstock.replication.streaming import Stream
+from penstock.replication.unblocking import Unblocker
+from penstock.replication.waiting import StopRequestedError, Waiter
+
+_log: Final = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicationSettings:
+    """
+    How to reach the source, and how patient to be.
+
+    Attributes:
+        conninfo: URL or connection string; libpq's own parameters pass through.
+        slot_name: the replication slot, which also names the advisory lock.
+        publication_name: the publication.
+        is_slot_temporary: whether a slot that we make lives only as long as the connection.
+        connect_timeout_s: how long looking up names may take, and how long connecting.
+        command_timeout_s: how long a command may take that does not wait for others.
+        finish_timeout_s: how long the server may take to end the stream when we stop.
+        watch_interval_s: how often to warn and help while waiting for the lock or for a new slot.
+        backoff_s_min: the first delay after a lost connection; it doubles each time.
+        backoff_s_max: the longest delay.
+    """
+
+    conninfo: str = field(repr=False)
+    slot_name: str
+    publication_name: str
+    is_slot_temporary: bool = False
+    connect_timeout_s: float = 10.0
+    command_timeout_s: float = 30.0
+    finish_timeout_s: float = 2.0
+    watch_interval_s: float = 10.0
+    backoff_s_min: float = BACKOFF_S_MIN
+    backoff_s_max: float = BACKOFF_S_MAX
+
+
+class ReplicationClient:
+    """
+    Follows a replication slot and keeps doing so.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: ReplicationSettings,
+        sink: FrameSink,
+        on_state: Callable[[ReceiverState], None],
+        wake_fd: int,
+        clock: Callable[[], float],
+    ) -> None:
+        """
+        Make a client that `run` starts.
+
+        Args:
+            settings: where to and how patiently.
+            sink: keeps the frames.
+            on_state: told of every change of phase, and of progress now and then, from the thread of `run`; must not
+                block.
+            wake_fd: the reading end of a non-blocking pipe. Whoever writes to it wants us to look again at what may be
+                confirmed and whether the sink has room. Not closed by us.
+            clock: gives seconds that do not jump.
+        """
+        self._settings: Final = settings
+        self._sink: Final = sink
+        self._on_state: Final = on_state
+        self._wake_fd: Final = wake_fd
+        self._clock: Final = clock
+        self._names: Final = Names(settings.slot_name, settings.publication_name, settings.is_slot_temporary)
+        self._waiter: Final = Waiter()
+        # Why the next connection must make the slot anew, although the catalog may not show it.
+        self._remake_reason = ""
+        self._streaming_since: float | None = None
+        self._state = ReceiverState(
+            ReceiverPhase.CONNECTING, clock(), "", ZERO_END, ZERO_END, ZERO_END, is_paused=False, has_streamed=False
+        )
+
+    def run(self) -> None:
+        """
+        Stream until `stop` is called, over as many connections as it takes. Call it once.
+
+        Raises:
+            MisconfiguredSourceError: only a person can mend what is wrong, and nothing has been streamed yet.
+        """
+        backoff = Backoff(self._settings.backoff_s_min, self._settings.backoff_s_max)
+        self._on_state(self._state)
+        try:
+            while not self._waiter.is_stopping:
+                delay_s = self._try_session(backoff)
+                self._waiter.sleep(delay_s)
+        except StopRequestedError:
+            _log.debug("replication.stop_requested")
+        finally:
+            self._waiter.close()
+        self._enter(ReceiverPhase.STOPPED)
+
+    def stop(self) -> None:
+        """
+        Ask `run` to return soon. From any thread, any number of times.
+        """
+        self._waiter.stop()
+
+    def _try_session(self, backoff: Backoff) -> float:
+        """
+        Hold one connection to its end; give the delay before the next.
+        """
+        self._streaming_since = None
+        try:
+            self._session()
+        except PenstockError as error:
+            streamed_s = self._streamed_s()
+            if streamed_s > 0 and isinstance(error, SlotLostError):
+                self._remake_reason = error.message
+            if isinstance(error, MisconfiguredSourceError) and not self._state.has_streamed:
+                self._enter(ReceiverPhase.FAILED, error.message)
+                raise
+            delay_s = backoff.delay_s(error, streamed_s)
+            _log.warning("replication.connection_ended", error=error.message, retry_in_s=delay_s)
+            self._enter(ReceiverPhase.BACKING_OFF, error.message)
+            return delay_s
+        return 0.0
+
+    def _streamed_s(self) -> float:
+        """
+        Tell how long the last connection has streamed.
+        """
+        return 0.0 if self._streaming_since is None else self._clock() - self._streaming_since
+
+    def _session(self) -> None:
+        """
+        Connect and stream; returns only when a stop was asked for.
+        """
+        settings, waiter = self._settings, self._waiter
+        self._enter(ReceiverPhase.CONNECTING)
+        conninfo = waiter.aside("resolve-host", lambda: resolve(settings.conninfo), settings.connect_timeout_s)
+        link = Link.open(conninfo, waiter=waiter, clock=self._clock, timeout_s=settings.connect_timeout_s)
+        try:
+            introduction = self._introduce(link)
+            identity = introduction.start.identity
+            if identity.is_new:
+                self._remake_reason = ""
+                _log.warning("replication.slot_created", slot=identity.slot_name, reason=identity.reason)
+            last_kept = waiter.aside("begin-session", lambda: self._sink.begin_session(introduction.start))
+            link.start_streaming(start_command(self._names), timeout_s=settings.command_timeout_s)
+            self._streaming_since = self._clock()
+            self._state = replace(
+                self._state, received=identity.confirmed, confirmed=identity.confirmed, has_streamed=True
+            )
+            self._enter(ReceiverPhase.STREAMING, "")
+            _log.info(
+                "replication.streaming",
+                slot=identity.slot_name,
+                confirmed=str(identity.confirmed),
+                last_kept=str(last_kept),
+                server_version=introduction.server_version,
+                backend_pid=introduction.backend_pid,
+                is_encrypted=link.is_encrypted,
+            )
+            Stream(
+                link=link,
+                introduction=introduction,
+                last_kept=last_kept,
+                sink=self._sink,
+                on_progress=self._progress,
+                waiter=waiter,
+                wake_fd=self._wake_fd,
+                clock=self._clock,
+                finish_timeout_s=settings.finish_timeout_s,
+            ).run()
+        finally:
+            link.close()
+
+    def _introduce(self, link: Link) -> Introduction:
+        """
+        Hold the conversation before streaming.
+        """
+        dialogue = introduce(self._names, self._remake_reason)
+        unblocker = Unblocker(self._settings.conninfo, self._names)
+        try:
+            ask = next(dialogue)
+            while True:
+                self._enter(ask.phase)
+                ask = dialogue.send(self._ask(link, ask, unblocker))
+        except StopIteration as done:
+            introduction: Introduction = done.value
+            return introduction
+
+    def _ask(self, link: Link, ask: Ask, unblocker: Unblocker) -> Answer:
+        """
+        Ask one thing; help it along if it waits for others.
+        """
+        if not ask.may_wait:
+            return link.ask(ask.sql, timeout_s=self._settings.command_timeout_s)
+        return link.ask(
+            ask.sql,
+            timeout_s=None,
+            tick_s=self._settings.watch_interval_s,
+            on_tick=lambda: unblocker.tick(ask.phase),
+        )
+
+    def _enter(self, phase: ReceiverPhase, error: str | None = None) -> None:
+        """
+        Tell a change of phase; without a new error the last one stays.
+        """
+        since = self._state.since if phase is self._state.phase else self._clock()
+        error = self._state.error if error is None else error
+        self._tell(replace(self._state, phase=phase, since=since, error=error, is_paused=False))
+
+    def _progress(self, received: EndLsn, confirmed: EndLsn, server_end: EndLsn, is_paused: bool) -> None:  # noqa: FBT001
+        """
+        Tell how far the stream is.
+        """
+        self._tell(
+            replace(self._state, received=received, confirmed=confirmed, server_end=server_end, is_paused=is_paused)
+        )
+
+    def _tell(self, state: ReceiverState) -> None:
+        """
+        Tell a state that is not the one told before.
+        """
+        if state != self._state or state.phase is ReceiverPhase.STREAMING:
+            self._state = state
+            self._on_state(state)
