@@ -97,6 +97,8 @@ class ShapeLogCollector:
         self.xids: Final = xids
         self._index = FilterIndex()
         self._collected: dict[int, list[RoutedPart]] = {}
+        # By relation; holds within one call of `handle`, as long as nobody else was called.
+        self._tables_of: dict[int, Sequence[int]] = {}
         self._reset(boundary)
 
     def begin_epoch(self, boundary: EndLsn) -> None:
@@ -112,7 +114,8 @@ class ShapeLogCollector:
         self._open: _OpenTransaction | None = None
         # Two kinds of positions are compared here and nowhere else: the boundary is the end of a record, so a commit
         # record that starts below it also ends at or below it, and was handled before we started.
-        self.last_seen_commit: CommitLsn = CommitLsn(max(boundary.value - 1, 0))
+        self._last_commit = max(boundary.value - 1, 0)
+        self.last_seen_commit: CommitLsn = CommitLsn(self._last_commit)
         """The last whole transaction handled; at first the greatest position one below the boundary can have."""
         self.last_seen_end: EndLsn = boundary
         """Its end, or a frontier behind it; at first the boundary."""
@@ -129,6 +132,7 @@ class ShapeLogCollector:
             The last commit that is not routed to it, which may be half-way.
         """
         self._index.add(incarnation, definition)
+        self._tables_of.clear()
         if self.tracker is not None:
             self.tracker.handle_shape_added(incarnation, now)
         if self._open is None:
@@ -144,6 +148,7 @@ class ShapeLogCollector:
         """
         if self._open is not None:
             self._open.excluded.add(incarnation)
+        self._tables_of.clear()
         return self._index.remove(incarnation)
 
     def remove_shape(self, incarnation: int) -> None:
@@ -210,6 +215,7 @@ class ShapeLogCollector:
         """
         Handle a slice of the stream.
         """
+        self._tables_of.clear()
         for event in events:
             match event:
                 case Fragment():
@@ -226,10 +232,45 @@ class ShapeLogCollector:
                     assert_never(event)
         self._publish()
 
+    def _handle_whole(self, fragment: Fragment, end: EndLsn, now: float) -> None:
+        """
+        Handle a transaction in one fragment, with none half-way before it: nearly all are like that.
+        """
+        commit = fragment.commit_lsn
+        if self.xids is not None:
+            self.xids.note(fragment.xid, commit)
+        if commit.value <= self._last_commit:
+            return
+        by_table, spoiled = self._sort_by_table(fragment.changes)
+        if spoiled:
+            self._open = transaction = _OpenTransaction(commit)
+            self._route(transaction, fragment, by_table, spoiled, now)
+            return
+        index = self._index
+        concerned: Sequence[int] = ()
+        # A shape is on one table, so nobody is named twice.
+        for table in by_table:
+            on_table = index.affected(table)
+            concerned = on_table if not concerned else (*concerned, *on_table)
+        if self.tracker is not None:
+            self.tracker.handle_txn_fragment(commit, concerned, end, now)
+        collected = self._collected
+        for table, routed in by_table.items():
+            part = RoutedPart(commit, fragment.xid, routed, end)
+            for incarnation in index.affected(table):
+                if incarnation in collected:
+                    collected[incarnation].append(part)
+                else:
+                    collected[incarnation] = [part]
+        self._end_transaction(commit, end)
+
     def _handle_fragment(self, fragment: Fragment, now: float) -> None:
         commit = fragment.commit_lsn
         is_first = fragment.is_first
         transaction = self._open
+        if transaction is None and is_first and fragment.end is not None:
+            self._handle_whole(fragment, fragment.end, now)
+            return
         if transaction is not None and transaction.commit_lsn != commit:
             if commit < transaction.commit_lsn:
                 # Sent again from before the one that is half-way.
@@ -239,7 +280,7 @@ class ShapeLogCollector:
         if is_first and self.xids is not None:
             self.xids.note(fragment.xid, commit)
         if transaction is None:
-            if self._is_handled(commit):
+            if commit.value <= self._last_commit:
                 return
             assert is_first, "a transaction is handed on from its beginning"
             transaction = self._open = _OpenTransaction(commit)
@@ -250,10 +291,17 @@ class ShapeLogCollector:
             changes = [change for change in changes if change.op_position > transaction.position]
         if changes:
             transaction.position = changes[-1].op_position
-        self._route(transaction, fragment, changes, now)
-
-    def _route(self, transaction: _OpenTransaction, fragment: Fragment, changes: list[Change], now: float) -> None:
         by_table, spoiled = self._sort_by_table(changes)
+        self._route(transaction, fragment, by_table, spoiled, now)
+
+    def _route(
+        self,
+        transaction: _OpenTransaction,
+        fragment: Fragment,
+        by_table: dict[int, list[RoutedChange]],
+        spoiled: list[int],
+        now: float,
+    ) -> None:
         end = fragment.end
         index, concerned, excluded = self._index, transaction.concerned, transaction.excluded
 
@@ -306,7 +354,8 @@ class ShapeLogCollector:
             relation = change.relation
             if relation is not before:
                 before = relation
-                tables = [table for table in self._tables_above(relation.id.oid) if self._index.has_table(table)]
+                cached = self._tables_of.get(relation.id.oid)
+                tables = self._find_tables(relation.id.oid) if cached is None else cached
             if change.operation is Operation.TRUNCATE:
                 spoiled.update(dict.fromkeys(self._tables_around(relation.id.oid)))
                 continue
@@ -339,7 +388,7 @@ class ShapeLogCollector:
             self._give_up_half_way(transaction)
             transaction = None
         if transaction is None:
-            if self._is_handled(commit):
+            if commit.value <= self._last_commit:
                 return
             transaction = self._open = _OpenTransaction(commit)
         spoiled = dict.fromkeys(table for oid in omitted.relation_oids for table in self._tables_around(oid))
@@ -368,7 +417,7 @@ class ShapeLogCollector:
         self._open = None
         self.last_seen_commit = commit_lsn
         self.last_seen_end = end
-        self.last_seen_lsn = commit_lsn.value
+        self._last_commit = self.last_seen_lsn = commit_lsn.value
 
     def _give_up_half_way(self, transaction: _OpenTransaction) -> None:
         """
@@ -382,11 +431,13 @@ class ShapeLogCollector:
             self._delivery.relation_spoiled(tables, transaction.commit_lsn, REASON_CUT_OFF)
         self._open = None
 
-    def _is_handled(self, commit_lsn: CommitLsn) -> bool:
+    def _find_tables(self, relation_oid: int) -> Sequence[int]:
         """
-        Tell whether a transaction is sent again, or lies below where we started.
+        Give the tables with shapes that a row of this relation belongs to, and remember them while nothing can change.
         """
-        return commit_lsn <= self.last_seen_commit
+        tables = [table for table in self._tables_above(relation_oid) if self._index.has_table(table)]
+        self._tables_of[relation_oid] = tables
+        return tables
 
     def _tables_above(self, relation_oid: int) -> Sequence[int]:
         """

@@ -149,7 +149,9 @@ class GrowingKeyHeap:
         """
         self._rubbish += 1
         if self._rubbish > _RUBBISH_MIN and self._rubbish * 2 > len(self._heap):
-            self._heap = [(self._key(entry), sequence, entry) for _, sequence, entry in self._heap if not entry.is_ended]
+            self._heap = [
+                (self._key(entry), sequence, entry) for _, sequence, entry in self._heap if not entry.is_ended
+            ]
             heapq.heapify(self._heap)
             self._rubbish = 0
 

@@ -124,7 +124,7 @@ class FlushTracker:
         self._boundary = boundary
         self._seen_end = boundary
         self._seen_commit = ZERO_COMMIT
-        self._open: CommitLsn | None = None
+        self._open: int | None = None
         self._added: dict[int, Entry] = {}
         # By owing incarnation: the end it reported ahead of the stream, 0 for none.
         self._owing: dict[int, int] = {}
@@ -201,9 +201,9 @@ class FlushTracker:
             end: given with the fragment that ends the transaction.
             now: when.
         """
-        assert self._open is None or self._open == commit_lsn, (self._open, commit_lsn)
-        assert commit_lsn > self._seen_commit, (self._seen_commit, commit_lsn)
         commit = commit_lsn.value
+        assert self._open is None or self._open == commit, (self._open, commit_lsn)
+        assert commit > self._seen_commit.value, (self._seen_commit, commit_lsn)
         ends_at = None if end is None else end.value
         entries = self._entries
         for incarnation in incarnations:
@@ -225,9 +225,9 @@ class FlushTracker:
                 del entries[incarnation]
                 self._end(entry)
         if end is None:
-            self._open = commit_lsn
+            self._open = commit
         else:
-            assert end > self._seen_end, (self._seen_end, end)
+            assert end.value > self._seen_end.value, (self._seen_end, end)
             self._open = None
             self._seen_end = end
             self._seen_commit = commit_lsn

@@ -75,9 +75,10 @@ class RoutedXids:
         Remember a transaction, by its 32-bit id, when its first fragment is decoded.
         """
         commits = self._commits
-        commits.pop(xid, None)
+        if xid in commits:
+            del commits[xid]
         commits[xid] = commit_lsn
-        if self._highest is None or _is_after(xid, self._highest):
+        if self._highest is None or 0 < ((xid - self._highest) & _MASK) < _HALF:
             self._highest = xid
         if len(commits) > self._xids_max:
             self._fold(len(commits) // 2)
@@ -91,11 +92,7 @@ class RoutedXids:
             horizon: the insert position read after it was taken.
         """
         unseen = self._unseen(snapshot)
-        kept = {
-            xid: commit
-            for xid, commit in self._commits.items()
-            if xid in unseen or not commit.is_below(horizon)
-        }
+        kept = {xid: commit for xid, commit in self._commits.items() if xid in unseen or not commit.is_below(horizon)}
         self._commits = kept
         self._highest = None
         for xid in kept:
@@ -123,7 +120,9 @@ class RoutedXids:
         Find the remembered transactions that a snapshot does not see: those running in it, and those at or above `xmax`.
         """
         commits = self._commits
-        unseen = {narrow for xid in snapshot.running if (narrow := xid & _MASK) in commits and not snapshot.sees(narrow)}
+        unseen = {
+            narrow for xid in snapshot.running if (narrow := xid & _MASK) in commits and not snapshot.sees(narrow)
+        }
         # Only if the highest is at or above `xmax` can any be.
         if self._highest is not None and snapshot.widen(self._highest) >= snapshot.xmax:
             unseen.update(xid for xid in commits if snapshot.widen(xid) >= snapshot.xmax)
