@@ -169,7 +169,12 @@ def epoch_numbers(names: Iterable[str]) -> list[int]:
 
 
 def decide_epoch(
-    found: SlotIdentity, recorded: EpochHeader | None, recorded_end: EndLsn, acknowledge: Acknowledge
+    found: SlotIdentity,
+    recorded: EpochHeader | None,
+    *,
+    recorded_end: EndLsn,
+    kept_end: EndLsn,
+    acknowledge: Acknowledge,
 ) -> EpochDecision:
     """
     Decide whether the slot that the server shows is the one whose stream lies on disk.
@@ -179,6 +184,7 @@ def decide_epoch(
         recorded: the newest epoch on disk; None when there is none that can be read.
         recorded_end: up to where we may have confirmed: the durable end of the relay log in `relay` mode, the recorded
             boundary (or the epoch's start before there is one) in `shapes` mode.
+        kept_end: the end of the relay log.
         acknowledge: the mode.
     """
     if found.is_new:
@@ -194,4 +200,6 @@ def decide_epoch(
     if found.confirmed > recorded_end:
         kept = "kept in the relay log" if acknowledge is Acknowledge.RELAY else "recorded as settled"
         return NewEpoch(f"the slot is confirmed up to {found.confirmed}, but only {recorded_end} is {kept}")
+    if found.flushed is not None and found.flushed < kept_end:
+        return NewEpoch(f"the server's WAL ends at {found.flushed}, before {kept_end}: it was set back")
     return Keep()

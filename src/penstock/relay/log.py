@@ -364,7 +364,13 @@ class RelayLog:
         found = start.identity
         self._epoch_floor = max(self._epoch_floor, recorded.epoch)
         known = self._epoch if self._epoch is not None and self._epoch.epoch >= recorded.epoch else None
-        decision = decide_epoch(found, known, self._confirmable_end(recorded), self._acknowledge)
+        decision = decide_epoch(
+            found,
+            known,
+            recorded_end=self._confirmable_end(recorded),
+            kept_end=self.end,
+            acknowledge=self._acknowledge,
+        )
         if not isinstance(decision, NewEpoch) and not self._prove():
             decision = NewEpoch("the relay log no longer holds what it held at start")
         self._options = start.options

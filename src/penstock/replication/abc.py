@@ -24,6 +24,8 @@ class SlotIdentity:
         consistent_point: where decoding of a new slot begins; None when the slot was there already.
         confirmed: the slot's confirmed position.
         reason: why the slot is new, in words; empty when it is not.
+        flushed: the server's own end of WAL (`IDENTIFY_SYSTEM`); a server that was restored to a point before what we
+            keep shows it here and nowhere else. None when it was not asked.
     """
 
     system_id: str
@@ -33,6 +35,7 @@ class SlotIdentity:
     consistent_point: EndLsn | None
     confirmed: EndLsn
     reason: str = ""
+    flushed: EndLsn | None = None
 
 
 @dataclass(frozen=True, slots=True)
