@@ -58,7 +58,7 @@ class LogFolder:
     Where a log lives, and the threads that work on it.
     """
 
-    __slots__ = ("disk", "open_part_bytes_max", "readers", "root", "writers")
+    __slots__ = ("disk", "open_part_bytes_max", "readers", "root", "synced", "writers")
 
     def __init__(
         self, *, root: str, disk: Disk, readers: DiskPool, writers: DiskPool, open_part_bytes_max: int
@@ -71,6 +71,8 @@ class LogFolder:
         self.readers: Final = readers
         self.writers: Final = writers
         self.open_part_bytes_max: Final = open_part_bytes_max
+        self.synced: Final[set[str]] = set()
+        """Folders known to be durable in those above them."""
 
 
 class FileShapeLog:
@@ -231,16 +233,18 @@ class FileShapeLog:
                     written, collected, collected_bytes = collected, [], 0
                     self._snapshot_advanced(await self._write(partial(writer.write, written)))
             rest = collected
+            folders = self._folders_above()
 
             def finish() -> tuple[array[int], FileEnd]:
                 closed = writer.write(rest)
-                last, end = writer.finish(end_element, self._folders_above())
+                last, end = writer.finish(end_element, folders)
                 return closed + last, end
 
             ends, end = await self._write(finish)
         except BaseException as error:
             self.give_up(error if isinstance(error, Exception) else ShapeError("the snapshot was given up"))
             raise
+        self._folder.synced.add(folders[0])
         self._written = self._aligned = end
         self._snapshot = _Snapshot.FINISHED
         self._snapshot_advanced(ends)
@@ -356,8 +360,13 @@ class FileShapeLog:
         return f"{self._folder.root}/{self._path}"
 
     def _folders_above(self) -> list[str]:
+        """
+        Name the folders whose entries may not be durable: always the nearest, those above it once in this run.
+        """
         fan_out = self._full_path.rpartition("/")[0]
-        return [fan_out, fan_out.rpartition("/")[0]]
+        if fan_out in self._folder.synced:
+            return [fan_out]
+        return [fan_out, fan_out.rpartition("/")[0], self._folder.root]
 
     def _settle_nothing(self) -> None:
         """
