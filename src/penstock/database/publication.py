@@ -155,6 +155,8 @@ class PublicationTables:
         if release is None:
             # Out of the way at once, so that a call of `ensure` from now on begins anew, behind us.
             work = self._works.pop(oid, None)
+            if work is not None:
+                work.cancel()
             release = asyncio.get_running_loop().create_task(self._release(oid, work), name="table leaves publication")
             self._releases[oid] = release
             release.add_done_callback(lambda _: self._releases.pop(oid, None))
@@ -350,7 +352,6 @@ class PublicationTables:
         End the work on the table. Then forget the barrier, so that a table that stays a member by a failure passes anew.
         """
         if work is not None:
-            work.cancel()
             await asyncio.wait([work])
         await self._facts.record(oid, None)
         self._asked_at.pop(oid, None)
