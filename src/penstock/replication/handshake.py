@@ -10,10 +10,11 @@ The order, and why:
 1. The server introduces itself and must be of a version and `wal_level` that we can follow.
 2. Settings of the session: the text of values depends on them, so they hold before anything else is asked.
 3. The advisory lock of the slot: one owner. From here on nobody but us makes or drops the slot.
-4. The publication. When it is missing, a slot of ours is dropped *before* the publication is made: decoding looks at
+4. A slot under our name must be ours. Nothing is dropped before that is known.
+5. The publication. When it is missing, a slot of ours is dropped *before* the publication is made: decoding looks at
    the catalog of its time, so an old slot would fail at the first change from before the publication; and a crash in
    between leaves no slot, which says the truth.
-5. The slot, at its own confirmed position, or a new one when it is missing or lost.
+6. The slot, at its own confirmed position, or a new one when it is missing or lost.
 
 Names are quoted here and nowhere else. The chapter "Streaming Replication Protocol" describes the commands.
 """
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from penstock.errors import DecodeError, MisconfiguredSourceError, SlotInUseError, SourceError
-from penstock.postgres.lsn import EndLsn
+from penstock.postgres.lsn import ZERO_END, EndLsn
 from penstock.replication.abc import SessionStart, SlotIdentity
 from penstock.replication.failures import ServerRefusal, Stage, judge_refusal, wal_level_too_low
 from penstock.replication.state import ReceiverPhase
@@ -114,6 +115,20 @@ class Introduction:
     backend_pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class _FoundSlot:
+    """
+    Our slot as the catalog shows it.
+
+    Attributes:
+        confirmed: its confirmed position.
+        invalidation: why it is of no use any more; empty when it is.
+    """
+
+    confirmed: EndLsn
+    invalidation: str
+
+
 def quote_identifier(name: str) -> str:
     """
     Quote a name for SQL and for replication commands.
@@ -179,8 +194,11 @@ def introduce(names: Names, remake_reason: str = "") -> Dialogue:
     )
     _rows((yield Ask(f"SELECT {calls}")))
     yield from _lock(names.slot)
-    made_reason = yield from _publication(names, _number(version))
-    identity = yield from _slot(names, made_reason or remake_reason, system_id, _number(timeline), database)
+    slot = yield from _find_slot(names.slot, database)
+    made_reason = yield from _publication(names, slot, _number(version))
+    if made_reason:
+        slot = None
+    identity = yield from _slot(names, slot, made_reason, remake_reason, system_id, _number(timeline))
     options = {"proto_version": "1", "publication_names": names.publication, **SESSION_SETTINGS}
     return Introduction(SessionStart(identity, options), _number(version), _number(timeout_ms) / 1000, _number(pid))
 
@@ -202,9 +220,9 @@ def _lock(slot: str) -> Generator[Ask, Answer, None]:
         return
 
 
-def _publication(names: Names, version: int) -> Generator[Ask, Answer, str]:
+def _publication(names: Names, slot: _FoundSlot | None, version: int) -> Generator[Ask, Answer, str]:
     """
-    See that the publication is there; give why the slot must be made anew if it was not.
+    See that the publication is there; if it was not, drop the slot and give the reason.
     """
     name = quote_identifier(names.publication)
     look = Ask(
@@ -216,8 +234,7 @@ def _publication(names: Names, version: int) -> Generator[Ask, Answer, str]:
     if found:
         _check_operations(names, found)
         return ""
-    slot_rows = _rows((yield _look_for_slot(names.slot)))
-    if slot_rows:
+    if slot is not None:
         yield from _drop_slot(names.slot)
     options = " WITH (publish_generated_columns = stored)" if version >= 180_000 else ""
     answer = yield Ask(f"CREATE PUBLICATION {name}{options}")
@@ -247,43 +264,49 @@ def _check_operations(names: Names, found: tuple[tuple[str | None, ...], ...]) -
         )
 
 
-def _look_for_slot(slot: str) -> Ask:
+def _find_slot(name: str, database: str) -> Generator[Ask, Answer, _FoundSlot | None]:
     """
-    Ask for what is known of the slot; columns of newer servers are read through JSON.
+    Look for the slot, and insist that it is ours.
     """
-    return Ask(
-        # All text in it is quoted.
+    # All text in it is quoted. Columns of newer servers are read through JSON.
+    look = (
         "SELECT slot_type, plugin, database, confirmed_flush_lsn, wal_status, temporary, "  # noqa: S608
         "coalesce(pg_catalog.to_jsonb(s) ->> 'invalidation_reason', "
         "CASE WHEN pg_catalog.to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflict with recovery' END) "
-        f"FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = {quote_literal(slot)}"
+        f"FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = {quote_literal(name)}"
     )
+    found = _rows((yield Ask(look)))
+    if not found:
+        return None
+    kind, plugin, home, confirmed, wal_status, temporary, invalidation = _columns(found, 7)
+    if kind != "logical" or plugin != "pgoutput" or home != database:
+        raise MisconfiguredSourceError(
+            f"The replication slot {name} belongs to somebody else (type {kind}, plugin {plugin}, "
+            f"database {home}). Choose another name for ours, or drop it with "
+            f"SELECT pg_drop_replication_slot({quote_literal(name)})."
+        )
+    if temporary == "t":
+        raise SlotInUseError(f"Another connection holds {name} as a temporary slot.")
+    if invalidation or wal_status == "lost":
+        return _FoundSlot(ZERO_END, f"the slot was invalidated ({invalidation or 'its WAL was removed'})")
+    if confirmed is None:
+        raise SlotInUseError(f"Another connection is still creating the slot {name}.")
+    return _FoundSlot(_position(confirmed), "")
 
 
 def _slot(
-    names: Names, remake_reason: str, system_id: str, timeline: int, database: str
+    names: Names, slot: _FoundSlot | None, made_reason: str, remake_reason: str, system_id: str, timeline: int
 ) -> Generator[Ask, Answer, SlotIdentity]:
     """
-    Find the slot in order, or make it.
+    Take the slot that is there, or make one.
     """
-    reason = remake_reason
-    found = _rows((yield _look_for_slot(names.slot)))
-    if found:
-        kind, plugin, home, confirmed, wal_status, temporary, invalidation = _columns(found, 7)
-        if kind != "logical" or plugin != "pgoutput" or home != database:
-            raise MisconfiguredSourceError(
-                f"The replication slot {names.slot} belongs to somebody else (type {kind}, plugin {plugin}, "
-                f"database {home}). Choose another name for ours, or drop it with "
-                f"SELECT pg_drop_replication_slot({quote_literal(names.slot)})."
-            )
-        if temporary == "t":
-            raise SlotInUseError(f"Another connection holds {names.slot} as a temporary slot.")
-        if wal_status == "lost" or invalidation:
-            reason = reason or f"the slot was invalidated ({invalidation or 'its WAL was removed'})"
-        elif confirmed is None:
-            raise SlotInUseError(f"Another connection is still creating the slot {names.slot}.")
+    reason = made_reason or remake_reason
+    if slot is not None:
+        reason = reason or slot.invalidation
         if not reason:
-            return SlotIdentity(system_id, timeline, names.slot, False, None, _position(confirmed))
+            return SlotIdentity(
+                system_id, timeline, names.slot, is_new=False, consistent_point=None, confirmed=slot.confirmed
+            )
         yield from _drop_slot(names.slot)
     temporary_word = "TEMPORARY " if names.is_slot_temporary else ""
     created = _rows(
