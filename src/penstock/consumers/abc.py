@@ -17,6 +17,65 @@ from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import LogRange
 
+# --- the stream ------------------------------------------------------------------------------------------------------
+
+
+class ShapeAccounts(Protocol):
+    """
+    The collector's side of a shape: what is routed to it, and what it owes.
+    """
+
+    def add_shape(self, incarnation: int, definition: ShapeDefinition) -> CommitLsn:
+        """
+        Route to the shape from the next transaction on; it owes nothing yet. Answers the last commit it does not get.
+        """
+        ...
+
+    def start_owing(self, incarnation: int) -> None:
+        """
+        From the flush boundary as it stands, let the shape owe what it was and will be delivered.
+        """
+        ...
+
+    def unroute(self, incarnation: int) -> None:
+        """
+        Deliver nothing more to the shape; what it owes it goes on owing. May be called while a delivery is under way.
+        """
+        ...
+
+    def remove_shape(self, incarnation: int) -> None:
+        """
+        Void what the shape owes: its tombstone is synced. Idempotent.
+        """
+        ...
+
+    def flushed(self, incarnation: int, commit_lsn: CommitLsn, end: EndLsn) -> None:
+        """
+        Everything of this shape is durable through this commit, which ends there.
+        """
+        ...
+
+    def is_early(self, bounds: SnapshotBounds, routed_after: CommitLsn) -> bool:
+        """
+        Tell whether the snapshot misses a commit at or before `routed_after`; what it does show is forgotten.
+        """
+        ...
+
+    @property
+    def seen(self) -> tuple[CommitLsn, EndLsn]:
+        """
+        The last whole transaction of the stream, and how far nothing more is to come. Asked between deliveries only.
+        """
+        ...
+
+    @property
+    def last_seen_lsn(self) -> int:
+        """
+        What up-to-date messages say, as a number.
+        """
+        ...
+
+
 # --- the files of shape logs -----------------------------------------------------------------------------------------
 
 
@@ -39,6 +98,13 @@ class ShapeLog(Protocol):
     def settled(self) -> tuple[CommitLsn, EndLsn] | None:
         """
         The last transaction that is durable with everything before it; None when none was settled yet.
+        """
+        ...
+
+    @property
+    def settled_offset(self) -> LogOffset:
+        """
+        The last place the files are sure to hold; `0_inf` without changes. What a checkpoint records for `load`.
         """
         ...
 
@@ -114,6 +180,9 @@ class ShapeLogStore(Protocol):
     async def settle(self, logs: Collection[ShapeLog]) -> Mapping[int, SettleOutcome]:
         """
         Write and sync the tails of these logs up to their last commit; answers by incarnation.
+
+        Left out of the answer: logs whose snapshot is being written, and those whose files do not answer in time. Both
+        may be passed again.
         """
         ...
 

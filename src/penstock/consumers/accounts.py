@@ -1,0 +1,89 @@
+"""
+The collector as the consumers see it: one object that routes, owes and tells positions.
+
+Form: adapter over two reducers; the clock is an argument of the constructor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from penstock.collector.collector import ShapeLogCollector
+from penstock.collector.flush_tracker import FlushTracker
+from penstock.collector.routed_xids import RoutedXids
+from penstock.postgres.lsn import CommitLsn, EndLsn
+from penstock.postgres.snapshot import SnapshotBounds
+from penstock.shapes.definition import ShapeDefinition
+
+
+class CollectorAccounts:
+    """
+    Implements `ShapeAccounts` on the main collector.
+    """
+
+    def __init__(
+        self, collector: ShapeLogCollector, tracker: FlushTracker, xids: RoutedXids, clock: Callable[[], float]
+    ) -> None:
+        """
+        Speak for this collector, its tracker and its transaction ids.
+        """
+        self._collector: Final = collector
+        self._tracker: Final = tracker
+        self._xids: Final = xids
+        self._clock: Final = clock
+
+    def add_shape(self, incarnation: int, definition: ShapeDefinition) -> CommitLsn:
+        """
+        Route to the shape from the next transaction on.
+        """
+        return self._collector.add_shape(incarnation, definition, self._clock())
+
+    def start_owing(self, incarnation: int) -> None:
+        """
+        Let the shape owe, from the boundary as it stands.
+
+        The claim that it is flushed up to the boundary may come before the fact: as long as the shape is not recorded
+        live, a crash makes it void, and what it owes beyond holds the boundary meanwhile.
+        """
+        has_begun = self._tracker.start_owing(incarnation, self._tracker.last_global_flushed_offset, self._clock())
+        assert has_begun, "the boundary is not past itself"
+
+    def unroute(self, incarnation: int) -> None:
+        """
+        Deliver nothing more to the shape.
+        """
+        self._collector.unroute(incarnation)
+
+    def remove_shape(self, incarnation: int) -> None:
+        """
+        Void what the shape owes.
+        """
+        self._collector.remove_shape(incarnation)
+
+    def flushed(self, incarnation: int, commit_lsn: CommitLsn, end: EndLsn) -> None:
+        """
+        Report what is durable.
+        """
+        self._tracker.handle_flush_notification(incarnation, commit_lsn, end, self._clock())
+
+    def is_early(self, bounds: SnapshotBounds, routed_after: CommitLsn) -> bool:
+        """
+        Tell whether the snapshot misses a commit that the shape does not get from the stream either.
+        """
+        self._xids.confirm_visible(bounds.snapshot, bounds.horizon)
+        return self._xids.unseen_before(bounds.snapshot, routed_after)
+
+    @property
+    def seen(self) -> tuple[CommitLsn, EndLsn]:
+        """
+        How far the stream was handled.
+        """
+        return self._collector.last_seen_commit, self._collector.last_seen_end
+
+    @property
+    def last_seen_lsn(self) -> int:
+        """
+        What up-to-date messages say.
+        """
+        return self._collector.last_seen_lsn

@@ -1,0 +1,216 @@
+"""
+Feeding shapes that are behind from the relay log.
+
+Owns the second reader: where it begins, which shapes it feeds, when they are handed back. The decoding and routing are
+those of the main reader, with a collector of its own that keeps no accounts, because the debts are registered already.
+
+Form: shell; one task. It works in rounds. A round begins at the earliest place any shape that is behind has reached, and
+feeds all of them; each drops what it has. After every slice the shapes that have passed everything they did not take
+from the main reader are handed back, which needs no look at where the main reader stands: what it delivers of what they
+passed already they drop, and what it delivered of anything later they would have missed.
+
+Limits: one slice holds about `catch_up_read_bytes`; the loop is given away after each. A shape whose tail is full takes
+no part until it is settled.
+
+A relay log that cannot be read from where a shape needs it costs the shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from penstock.collector.abc import CatalogFacts, RoutedPart
+from penstock.collector.collector import ShapeLogCollector
+from penstock.collector.feed import RelayFeed
+from penstock.consumers.consumer import ConsumerState
+from penstock.consumers.limits import ConsumerLimits
+from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+from penstock.errors import CorruptLogError, DecodeError
+from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn, EndLsn
+from penstock.postgres.relation import RelationDescription
+from penstock.relay.abc import PublishedEnd, RelaySource
+from penstock.replication.messages import Fragment, Omitted, StreamEvent
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class _Delivery:
+    """
+    What the second collector delivers to: the same registry, by another door.
+    """
+
+    def __init__(self, registry: ConsumerRegistry, entries: Sequence[ShapeEntry]) -> None:
+        self._registry: Final = registry
+        self._entries: Final = entries
+
+    def publish(self, parts: Mapping[int, Sequence[RoutedPart]]) -> None:
+        self._registry.publish_caught_up(parts)
+
+    def relation_seen(self, description: RelationDescription, table_oids: Sequence[int]) -> None:
+        """
+        The main reader has told or will tell.
+        """
+
+    def relation_spoiled(self, table_oids: Sequence[int], at: CommitLsn, reason: str, xid: int | None = None) -> None:
+        self._registry.spoil_caught_up(self._entries, table_oids, at, reason, xid)
+
+
+class CatchUp:
+    """
+    Brings shapes that are behind up to the main reader.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: ConsumerRegistry,
+        facts: CatalogFacts,
+        published: Callable[[], PublishedEnd | None],
+        open_source: Callable[[PublishedEnd], Awaitable[RelaySource]],
+        limits: ConsumerLimits,
+        clock: Callable[[], float],
+    ) -> None:
+        """
+        Take the ports.
+
+        Args:
+            registry: where the shapes are.
+            facts: of partitions.
+            published: reads the published end; None while there is none.
+            open_source: opens another reader on the log of that epoch; `seek` is called here.
+            limits: bounds.
+            clock: seconds that do not step back.
+        """
+        self._registry: Final = registry
+        self._facts: Final = facts
+        self._published: Final = published
+        self._open_source: Final = open_source
+        self._limits: Final = limits
+        self._clock: Final = clock
+        self._wake: Final = asyncio.Event()
+        self.rounds_count = 0
+        """How many rounds were begun."""
+
+    def wake(self) -> None:
+        """
+        A shape fell behind, or one whose tail was full was settled, or more was published.
+        """
+        self._wake.set()
+
+    async def run(self) -> None:
+        """
+        Catch shapes up, until cancelled.
+        """
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while await self._round():
+                pass
+            if self._hungry():
+                # The log did not hold what they miss yet, or there is none: look again.
+                self._wake_later()
+
+    def _wake_later(self) -> None:
+        asyncio.get_running_loop().call_later(self._limits.retry_s, self._wake.set)
+
+    def _hungry(self) -> list[ShapeEntry]:
+        half = self._limits.shape_tail_bytes_max // 2
+        return [
+            entry
+            for entry in self._registry.behind()
+            if entry.consumer is not None and entry.consumer.log is not None and entry.consumer.log.tail_bytes <= half
+        ]
+
+    async def _round(self) -> bool:
+        """
+        Feed the shapes that are behind now; tells whether any of them got on.
+        """
+        entries = [entry for entry in self._hungry() if not self._hand_back(entry)]
+        published = self._published()
+        if not entries or published is None:
+            return False
+        for entry in entries:
+            assert entry.consumer is not None
+            entry.consumer.return_to_commit()
+        start = min(_place(entry) for entry in entries)
+        self.rounds_count += 1
+        source = await self._open_source(published)
+        try:
+            source.seek(start)
+        except CorruptLogError as error:
+            self._registry.condemn(entries, f"cannot be caught up: {error.message}")
+            return True
+        return await self._feed(RelayFeed(source), published, start, entries)
+
+    async def _feed(self, feed: RelayFeed, published: PublishedEnd, start: EndLsn, entries: list[ShapeEntry]) -> bool:
+        delivery = _Delivery(self._registry, tuple(entries))
+        collector = ShapeLogCollector(boundary=start, facts=self._facts, delivery=delivery)
+        reached = {entry.incarnation: _done(entry) for entry in entries}
+        fed = entries
+        for entry in entries:
+            collector.add_shape(entry.incarnation, entry.definition, self._clock())
+        while entries and feed.has_more(published.place):
+            try:
+                events = feed.read(published.place, self._limits.catch_up_read_bytes)
+            except (CorruptLogError, DecodeError) as error:
+                self._registry.condemn(entries, f"cannot be caught up: {error.message}")
+                return True
+            while missing := collector.missing_facts(events):
+                for oid in missing:
+                    await self._facts.find_root(oid)
+            collector.handle(events, self._clock())
+            entries = [entry for entry in entries if self._is_still_fed(entry, collector, events)]
+            await asyncio.sleep(0)
+        return any(_done(entry) > reached[entry.incarnation] for entry in fed)
+
+    def _is_still_fed(self, entry: ShapeEntry, collector: ShapeLogCollector, events: Sequence[StreamEvent]) -> bool:
+        consumer = entry.consumer
+        if consumer is None or consumer.state is not ConsumerState.BEHIND or entry.condemned is not None:
+            collector.unroute(entry.incarnation)
+            return False
+        passed = _last_end(events)
+        if passed is not None and not consumer.is_half_way:
+            consumer.pass_commit(*passed)
+        log = consumer.log
+        # One that leaves half-way would only begin the same transaction anew.
+        is_full = log is not None and log.tail_bytes > self._limits.shape_tail_bytes_max and not consumer.is_half_way
+        if self._hand_back(entry) or is_full:
+            collector.unroute(entry.incarnation)
+            return False
+        return True
+
+    def _hand_back(self, entry: ShapeEntry) -> bool:
+        consumer = entry.consumer
+        if consumer is None or consumer.state is not ConsumerState.BEHIND:
+            return True
+        if not consumer.rejoin():
+            return False
+        _log.info("shape has caught up", handle=entry.handle)
+        self._registry.rejoined(entry)
+        return True
+
+
+def _place(entry: ShapeEntry) -> EndLsn:
+    assert entry.consumer is not None
+    return entry.consumer.done_end
+
+
+def _done(entry: ShapeEntry) -> CommitLsn:
+    return ZERO_COMMIT if entry.consumer is None else entry.consumer.done
+
+
+def _last_end(events: Sequence[StreamEvent]) -> tuple[CommitLsn, EndLsn] | None:
+    """
+    Find the last transaction that ends in a slice.
+    """
+    for event in reversed(events):
+        match event:
+            case Fragment(commit_lsn=commit_lsn, end=EndLsn() as end) | Omitted(commit_lsn=commit_lsn, end=end):
+                return commit_lsn, end
+            case _:
+                continue
+    return None
