@@ -188,6 +188,7 @@ class ConsumerRegistry:
         self._by_table: Final[dict[int, dict[int, ShapeEntry]]] = {}
         self._by_name: Final[dict[tuple[str, str], int]] = {}
         self._in_memory: Final[dict[int, ShapeEntry]] = {}
+        self._behind: Final[dict[int, ShapeEntry]] = {}
         self._projections: Final = Projections()
         self._condemned: list[ShapeEntry] = []
         self._condemned_event: Final = asyncio.Event()
@@ -236,11 +237,14 @@ class ConsumerRegistry:
         """
         List the shapes that are behind and whose files are open.
         """
-        return [
-            entry
-            for entry in self._in_memory.values()
-            if entry.consumer is not None and entry.consumer.state is ConsumerState.BEHIND and entry.condemned is None
-        ]
+        return list(self._behind.values())
+
+    @property
+    def is_any_behind(self) -> bool:
+        """
+        Whether the catch-up reader has something to do.
+        """
+        return bool(self._behind)
 
     def oldest_creating(self) -> EndLsn | None:
         """
@@ -325,6 +329,7 @@ class ConsumerRegistry:
         self._entries.pop(entry.incarnation, None)
         self._by_handle.pop(entry.handle, None)
         self._in_memory.pop(entry.incarnation, None)
+        self._behind.pop(entry.incarnation, None)
         on_table = self._by_table.get(entry.table_oid)
         if on_table is not None and on_table.pop(entry.incarnation, None) is not None and not on_table:
             del self._by_table[entry.table_oid]
@@ -398,6 +403,11 @@ class ConsumerRegistry:
             # Its disk does not keep up. What comes is read again later.
             consumer.fall_behind()
         if consumer.state is ConsumerState.BEHIND:
+            self._fell_behind(entry)
+
+    def _fell_behind(self, entry: ShapeEntry) -> None:
+        if entry.incarnation not in self._behind:
+            self._behind[entry.incarnation] = entry
             self._events.fell_behind(entry)
 
     def _replace(self, entry: ShapeEntry, delivery: Sequence[RoutedPart], error: Exception) -> None:
@@ -415,7 +425,7 @@ class ConsumerRegistry:
         except Exception as second:  # noqa: BLE001 - a log that cannot be returned to its last commit is given up
             self.condemn([entry], f"consumer could not be replaced: {type(second).__name__}")
             return
-        self._events.fell_behind(entry)
+        self._fell_behind(entry)
 
     def _unknown(self, incarnation: int) -> None:
         """
@@ -479,6 +489,7 @@ class ConsumerRegistry:
         """
         A shape that was behind takes deliveries again.
         """
+        self._behind.pop(entry.incarnation, None)
         self._took(entry, self._clock())
         self._tell_rejoined(entry)
 
@@ -657,6 +668,7 @@ class ConsumerRegistry:
             _log.warning("shape given up", handle=entry.handle, reason=reason)
             if entry.consumer is not None:
                 entry.consumer.end()
+            self._behind.pop(entry.incarnation, None)
             self._tell_rejoined(entry)
             self._accounts.unroute(entry.incarnation)
             self._condemned.append(entry)

@@ -1,0 +1,529 @@
+"""
+Which shape a request means, and what it reads of it.
+
+Owns the map from definitions to handles and the first steps of making a shape: publication and barrier, row, route,
+revealing the handle. Implements, for the process that owns the shapes, what `api.abc.ShapeSource` asks for but for health
+and status.
+
+Form: shell.
+
+Invariants:
+
+* one definition has one current handle; requests that ask for a definition at the same time get the same one;
+* a handle is revealed only when its row is synced and the shape is routed, and replaced only when the tombstone of the
+  one before is synced;
+* the time in a handle is greater than in any handle made before, in this run or an earlier one.
+
+Limits: `snapshot_count_max` shapes in the making, further ones are refused with a 503; `resolved_count_max` definitions
+remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from penstock.consumers.abc import ControlStore, Inspector, PublicationKeeper, ShapeAccounts, ShapeLogStore
+from penstock.consumers.limits import ConsumerLimits
+from penstock.consumers.registry import ConsumerRegistry, ShapeEntry, ShapeGoneError
+from penstock.consumers.resolve import resolve_shape, resolve_table_name, unknown_table
+from penstock.consumers.schema_check import check_table
+from penstock.consumers.snapshotter import RETRY_AFTER_S, Snapshotter
+from penstock.control.records import Recovered, ShapeRow, ShapeState
+from penstock.errors import (
+    ConnectionLostError,
+    InvalidShapeError,
+    PenstockError,
+    Policy,
+    RequestError,
+    ShapeError,
+)
+from penstock.postgres.relation import RelationDescription, Table
+from penstock.shapes.definition import ShapeDefinition
+from penstock.shapes.handle import make_handle
+from penstock.shapes.offset import SNAPSHOT_END, LogOffset
+from penstock.shapes.reading import (
+    Advanced,
+    Health,
+    LogRange,
+    Opened,
+    OpenReply,
+    Refused,
+    Rotated,
+    ShapeRequest,
+    WaitReply,
+)
+from penstock.wire.schema import schema_header
+
+_log: Final = structlog.get_logger(__name__)
+
+_CANNOT_VERIFY: Final = "Cannot connect to the database to verify the shape. Please try again later."
+_CANNOT_CREATE: Final = "Failed to create shape, please retry"
+_NOT_READY_RETRY_S: Final = 5
+
+
+class Readiness(Protocol):
+    """
+    Tells whether shapes can be made.
+    """
+
+    def health(self) -> Health:
+        """
+        Tell where the engine stands.
+        """
+        ...
+
+    async def wait_active(self) -> None:
+        """
+        Wait, without a deadline, until it is active.
+        """
+        ...
+
+
+class _Resolved(NamedTuple):
+    """
+    What a request means.
+    """
+
+    table: Table
+    definition: ShapeDefinition
+    key: bytes
+    schema: str
+
+
+class _Creation:
+    """
+    A shape in the making.
+    """
+
+    def __init__(self) -> None:
+        self.entry: ShapeEntry | None = None
+        self.error: Exception | None = None
+        self.revealed: Final = asyncio.Event()
+        """Set when there is an entry, or an error."""
+        self.started: Final = asyncio.Event()
+        """Set when the database has begun to deliver, or there is an error."""
+
+
+class ShapeCatalog:
+    """
+    Finds and makes shapes for requests.
+    """
+
+    def __init__(
+        self,
+        *,
+        inspector: Inspector,
+        publication: PublicationKeeper,
+        control: ControlStore,
+        store: ShapeLogStore,
+        accounts: ShapeAccounts,
+        registry: ConsumerRegistry,
+        snapshotter: Snapshotter,
+        readiness: Readiness,
+        is_replaying: Callable[[], bool],
+        are_generated_published: Callable[[], bool],
+        unix_us: Callable[[], int],
+        limits: ConsumerLimits,
+    ) -> None:
+        """
+        Take the ports.
+
+        Args:
+            inspector: the catalog of the database.
+            publication: keeps tables published.
+            control: keeps rows.
+            store: keeps files.
+            accounts: the collector's side.
+            registry: keeps entries.
+            snapshotter: fills new shapes.
+            readiness: whether shapes can be made.
+            is_replaying: whether what was published before the start has not all been handled.
+            are_generated_published: whether the stream brings generated columns.
+            unix_us: microseconds since 1970, for handles.
+            limits: bounds.
+        """
+        self._inspector: Final = inspector
+        self._publication: Final = publication
+        self._control: Final = control
+        self._store: Final = store
+        self._accounts: Final = accounts
+        self._registry: Final = registry
+        self._snapshotter: Final = snapshotter
+        self._readiness: Final = readiness
+        self._is_replaying: Final = is_replaying
+        self._are_generated_published: Final = are_generated_published
+        self._unix_us: Final = unix_us
+        self._limits: Final = limits
+        self._current: Final[dict[bytes, ShapeEntry]] = {}
+        self._key_of: Final[dict[int, bytes]] = {}
+        self._creations: Final[dict[bytes, _Creation]] = {}
+        self._creating_on: Final[dict[int, int]] = {}
+        self._resolved: Final[dict[bytes, _Resolved]] = {}
+        self._handle_us_max = 0
+        self._group: asyncio.TaskGroup | None = None
+
+    # --- start and end -----------------------------------------------------------------------------------------------
+
+    async def restore(self, recovered: Recovered) -> None:
+        """
+        Take over what a restart found. To be called before anything is read from the stream, while `run` runs.
+        """
+        self._handle_us_max = recovered.handle_us_max
+        await self._store.discard_unknown([row.incarnation for row in recovered.shapes])
+        for entry in self._registry.restore(recovered.shapes, recovered.boundary):
+            before = self._enter(entry, entry.definition.canonical())
+            if before is not None:
+                self._registry.condemn([before], "another shape took its place")
+
+    def _enter(self, entry: ShapeEntry, key: bytes) -> ShapeEntry | None:
+        """
+        Make an entry the current one of its definition; gives the one before.
+        """
+        before = self._current.get(key)
+        self._current[key] = entry
+        self._key_of[entry.incarnation] = key
+        return before
+
+    async def run(self) -> None:
+        """
+        Make shapes for requests, until cancelled.
+        """
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._group = None
+
+    def _start_task(self, work: Coroutine[None, None, None], name: str) -> None:
+        assert self._group is not None, "the catalog runs"
+        self._group.create_task(work, name=name)
+
+    def gone(self, entry: ShapeEntry) -> None:
+        """
+        A shape is no more: its definition has no handle now, and perhaps its table no shape.
+        """
+        key = self._key_of.pop(entry.incarnation, None)
+        if key is not None and self._current.get(key) is entry:
+            del self._current[key]
+        self._release_if_unused(entry.table_oid)
+
+    def _release_if_unused(self, table_oid: int) -> None:
+        if self._is_unused(table_oid) and self._group is not None:
+            self._start_task(self._release(table_oid), f"release table {table_oid}")
+
+    def _is_unused(self, table_oid: int) -> bool:
+        return not self._creating_on.get(table_oid) and not self._registry.on_table(table_oid)
+
+    async def _release(self, table_oid: int) -> None:
+        try:
+            if self._is_unused(table_oid):
+                await self._publication.release(table_oid)
+        except PenstockError as error:
+            # What stays published costs bandwidth only, and is looked at again when the publication is checked.
+            _log.warning("table stays in the publication", oid=table_oid, error=error.message)
+
+    # --- serving -----------------------------------------------------------------------------------------------------
+
+    async def open(self, request: ShapeRequest) -> OpenReply:
+        """
+        Find or create the shape and tell what the request reads.
+        """
+        try:
+            return await self._open(request)
+        except InvalidShapeError as error:
+            return Refused(400, "Invalid request", errors={error.field: [error.message]})
+        except RequestError as error:
+            return Refused(error.status, error.message, error.errors, error.retry_after_s, error.is_known)
+        except ConnectionLostError:
+            return Refused(503, _CANNOT_VERIFY, retry_after_s=1)
+        except ShapeError:
+            return Rotated()
+        except PenstockError as error:
+            _log.error("shape cannot be read", error=error.message)
+            return Refused(500, f"Unable to retrieve shape log: {error.message}")
+
+    async def _open(self, request: ShapeRequest) -> OpenReply:
+        resolved = self._resolved.get(_request_key(request))
+        entry = None if resolved is None else self._current.get(resolved.key)
+        if entry is None or entry.condemned is not None:
+            await self._wait_active()
+        resolved = await self._resolve(request)
+        entry, creation = await self._find_or_create(resolved)
+        if request.handle is not None and request.handle != entry.handle:
+            return Rotated(entry.handle)
+        if creation is not None:
+            await creation.started.wait()
+            _raise_error(creation)
+        log = await self._registry.open_log(entry)
+        if request.offset is None:
+            log_range = LogRange(log.last, log.last)
+        else:
+            try:
+                log_range = await log.read(request.offset)
+            except PenstockError as error:
+                self._judge(entry, error)
+                if creation is not None:
+                    _raise_error(creation)
+                raise
+        if entry.condemned is not None:
+            raise ShapeGoneError("the shape is gone")
+        return Opened(
+            handle=entry.handle,
+            schema=resolved.schema,
+            range=log_range,
+            last_seen_lsn=self._accounts.last_seen_lsn,
+            is_replaying=self._is_replaying(),
+        )
+
+    def _judge(self, entry: ShapeEntry, error: PenstockError) -> None:
+        """
+        A log that is not what its index says is given up.
+        """
+        if error.policy is Policy.ROTATE and not isinstance(error, ShapeError):
+            self._registry.condemn([entry], f"files cannot be read: {error.message}")
+
+    async def wait(self, handle: str, after: LogOffset) -> WaitReply:
+        """
+        Wait, without a deadline, until the shape has something after the place named, or is gone.
+        """
+        entry = self._registry.find(handle)
+        if entry is None:
+            return Rotated()
+        key = self._key_of.get(entry.incarnation)
+        while True:
+            if not await self._registry.wait(entry, after):
+                return Rotated(self._replacement(key))
+            try:
+                log = await self._registry.open_log(entry)
+                log_range = await log.read(after)
+            except ShapeGoneError:
+                await self._registry.wait_gone(entry)
+                return Rotated(self._replacement(key))
+            except PenstockError as error:
+                self._judge(entry, error)
+                if entry.condemned is None:
+                    raise
+                continue
+            return Advanced(log_range, self._accounts.last_seen_lsn)
+
+    def _replacement(self, key: bytes | None) -> str | None:
+        entry = None if key is None else self._current.get(key)
+        return None if entry is None or entry.condemned is not None else entry.handle
+
+    async def remove(self, handle: str) -> bool:
+        """
+        Give the shape up durably; False when there is none.
+        """
+        entry = self._registry.find(handle)
+        if entry is None:
+            return False
+        self._registry.condemn([entry], "removed by request")
+        await self._registry.wait_gone(entry)
+        return True
+
+    async def _wait_active(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.ready_wait_s):
+                await self._readiness.wait_active()
+        except TimeoutError as cause:
+            health = self._readiness.health()
+            detail = f": {health.detail}" if health.detail else ""
+            message = f"Timeout waiting for {health.reason}{detail}"
+            raise RequestError(503, message, retry_after_s=_NOT_READY_RETRY_S) from cause
+
+    # --- what a request means ----------------------------------------------------------------------------------------
+
+    async def _resolve(self, request: ShapeRequest) -> _Resolved:
+        name = resolve_table_name(request)
+        asked = _request_key(request)
+        known = self._resolved.get(asked)
+        try:
+            table = await self._inspector.find_table(*name)
+        except ConnectionLostError:
+            if known is not None and known.key in self._current:
+                return known
+            raise
+        if table is None:
+            raise unknown_table(name)
+        if known is not None and known.table is table:
+            return known
+        try:
+            return self._remember(request, asked, table)
+        except InvalidShapeError:
+            # The table may have changed since it was last looked at.
+            self._inspector.forget(table.id.oid)
+            table = await self._inspector.find_table(*name)
+            if table is None:
+                raise unknown_table(name) from None
+            return self._remember(request, asked, table)
+
+    def _remember(self, request: ShapeRequest, asked: bytes, table: Table) -> _Resolved:
+        definition = resolve_shape(request, table, are_generated_published=self._are_generated_published())
+        schema = schema_header(table, definition.selected).decode()
+        resolved = _Resolved(table, definition, definition.canonical(), schema)
+        if len(self._resolved) >= self._limits.resolved_count_max:
+            self._resolved.clear()
+        self._resolved[asked] = resolved
+        return resolved
+
+    # --- making shapes -----------------------------------------------------------------------------------------------
+
+    async def _find_or_create(self, resolved: _Resolved) -> tuple[ShapeEntry, _Creation | None]:
+        """
+        Give the current shape of a definition, and its creation if that is under way.
+        """
+        while True:
+            entry = self._current.get(resolved.key)
+            if entry is None or entry.condemned is None:
+                break
+            try:
+                async with asyncio.timeout(self._limits.ready_wait_s):
+                    await self._registry.wait_gone(entry)
+            except TimeoutError as cause:
+                raise RequestError(503, _CANNOT_CREATE, retry_after_s=1) from cause
+        creation = self._creations.get(resolved.key)
+        if entry is not None:
+            return entry, creation
+        if creation is None:
+            creation = self._begin_creation(resolved)
+        await creation.revealed.wait()
+        if creation.entry is None:
+            _raise_error(creation)
+        assert creation.entry is not None
+        return creation.entry, creation
+
+    def _begin_creation(self, resolved: _Resolved) -> _Creation:
+        if len(self._creations) >= self._limits.snapshot_count_max:
+            raise RequestError(503, _CANNOT_CREATE, retry_after_s=1)
+        creation = self._creations[resolved.key] = _Creation()
+        self._start_task(self._create(resolved, creation), f"create shape on {resolved.definition.table.name}")
+        return creation
+
+    async def _create(self, resolved: _Resolved, creation: _Creation) -> None:
+        oid = resolved.definition.table.oid
+        self._creating_on[oid] = self._creating_on.get(oid, 0) + 1
+        try:
+            await self._publication.ensure(resolved.table)
+            entry = await self._make_entry(resolved)
+            creation.entry = entry
+            creation.revealed.set()
+            await self._snapshotter.fill(entry, creation.started.set)
+            await self._snapshotter.make_live(entry)
+        except Exception as error:  # noqa: BLE001 - kept for the requests that wait; the shape is given up
+            creation.error = _for_client(error)
+            if creation.entry is not None:
+                self._registry.condemn([creation.entry], f"creation failed: {_reason(error)}")
+            else:
+                _log.warning("shape was not created", table=resolved.definition.table.name, reason=_reason(error))
+        finally:
+            del self._creations[resolved.key]
+            creation.revealed.set()
+            creation.started.set()
+            self._creating_on[oid] -= 1
+            if not self._creating_on[oid]:
+                del self._creating_on[oid]
+        self._release_if_unused(oid)
+
+    async def _make_entry(self, resolved: _Resolved) -> ShapeEntry:
+        """
+        Make the row, then the files, then route, then reveal.
+        """
+        definition = resolved.definition
+        handle_us = self._handle_us_max = max(self._unix_us(), self._handle_us_max + 1)
+        handle = make_handle(definition, handle_us)
+        chunk_bytes_max = self._limits.chunk_bytes_max
+        incarnation = await self._control.create(handle, handle_us, definition, chunk_bytes_max)
+        try:
+            log = await self._store.create(handle, incarnation, chunk_bytes_max)
+        except BaseException:
+            self._registry.bury(
+                ShapeRow(incarnation, handle, definition, ShapeState.CREATING, chunk_bytes_max, None, SNAPSHOT_END)
+            )
+            raise
+        entry = self._registry.create(log, definition)
+        self._enter(entry, resolved.key)
+        return entry
+
+    # --- changes of tables -------------------------------------------------------------------------------------------
+
+    def suspect(self, description: RelationDescription) -> None:
+        """
+        A table seems to have taken the name of one with shapes: ask the catalog about that one.
+        """
+        for oid in self._registry.tables():
+            entries = self._registry.on_table(oid)
+            if entries and entries[0].definition.table[1:] == description.id[1:] and oid != description.id.oid:
+                self._start_task(self._compare_table(oid), f"compare table {oid}")
+
+    async def compare_tables(self) -> None:
+        """
+        Compare every table that has shapes with the catalog, and rotate the shapes that do not survive what is found.
+
+        To be called every second or so; a database that is away is no finding.
+        """
+        for oid in self._registry.tables():
+            await self._compare_table(oid)
+
+    async def _compare_table(self, oid: int) -> None:
+        entries = self._registry.on_table(oid)
+        if not entries:
+            return
+        _, schema, name = entries[0].definition.table
+        self._inspector.forget(oid)
+        try:
+            table = await self._inspector.find_table(schema, name)
+        except ConnectionLostError:
+            return
+        for entry in self._registry.on_table(oid):
+            if entry.condemned is None and (reason := check_table(table, entry.definition)) is not None:
+                self._registry.condemn([entry], reason)
+
+
+def _request_key(request: ShapeRequest) -> bytes:
+    """
+    Give what two requests share that mean the same shape.
+    """
+    return _ENCODER.encode(
+        (
+            request.table,
+            request.columns,
+            request.queryable_columns,
+            request.where,
+            request.params,
+            request.replica,
+            request.log,
+        )
+    )
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+def _raise_error(creation: _Creation) -> None:
+    if creation.error is not None:
+        raise creation.error
+
+
+def _for_client(error: Exception) -> PenstockError:
+    """
+    Say what the waiting requests are told.
+    """
+    match error:
+        case RequestError() | ShapeError():
+            return error
+        case ConnectionLostError():
+            return RequestError(503, "Database connection not available", retry_after_s=RETRY_AFTER_S, is_known=True)
+        case PenstockError():
+            return RequestError(503, _CANNOT_CREATE, retry_after_s=1)
+        case _:
+            return RequestError(500, f"Unexpected error while creating snapshot: {type(error).__name__}")
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, PenstockError) else type(error).__name__
