@@ -80,12 +80,19 @@ class ConsumerDelivery(Protocol):
         """
         ...
 
-    def relation_spoiled(self, table_oids: Sequence[int], at: CommitLsn, reason: str) -> None:
+    def relation_spoiled(self, table_oids: Sequence[int], at: CommitLsn, reason: str, xid: int | None = None) -> None:
         """
-        Shapes on these tables cannot be followed past this commit: rotate them.
+        Shapes on these tables cannot be followed past this commit: rotate them, but for those whose snapshot holds it.
 
-        A truncate, a transaction too large to keep, a row without its old tuple below the shape's snapshot horizon
-        excepted. The debt of the commit has been registered.
+        A truncate, a transaction too large to keep, or one whose rest was lost. The debt of the commit has been
+        registered. Those that do not survive are unrouted before the call returns; what is delivered to the others goes
+        on, the end of this transaction included.
+
+        Args:
+            table_oids: the tables.
+            at: the commit.
+            reason: why.
+            xid: the transaction's 32-bit id.
         """
         ...
 

@@ -17,9 +17,10 @@ Rules for a transaction in several fragments:
 * A shape that got any part of it gets the part that ends it, if need be an empty one.
 * A shape added half-way gets none of it, whatever comes; `add_shape` answers the transaction's commit LSN, and its
   snapshot has to see that commit (`RoutedXids` tells if it does not).
-* A shape on a table that the transaction spoils (truncate, omitted transaction) gets nothing more of it, above all not
-  the part that ends it: it could flush and so pay the very debt that keeps it from surviving a crash untouched. It owes
-  the commit until its tombstone is synced.
+* A shape that does not survive a truncate or an omitted transaction is unrouted while the delivery is told, and gets
+  nothing more, above all not the part that ends the transaction: it could flush, and so pay the very debt that keeps it
+  from surviving a crash as if nothing had been. It owes the commit until its tombstone is synced. A shape that is still
+  routed after the call, because its snapshot holds the commit or nobody can tell yet, gets the rest.
 * When the connection was lost half-way and the same transaction is read again from its beginning, it goes on where it
   was: the operations of a transaction have the same positions whenever it is decoded.
 * When another transaction follows instead (part of the log was lost), the tables it touched so far are spoiled.
@@ -49,6 +50,7 @@ class _OpenTransaction:
 
     Attributes:
         commit_lsn: names it.
+        xid: its 32-bit id.
         position: of the last operation handled.
         is_read_again: whether operations up to `position` may come a second time.
         concerned: incarnations that owe it, in the order they were found.
@@ -56,10 +58,11 @@ class _OpenTransaction:
         tables: those whose shapes got something.
     """
 
-    __slots__ = ("commit_lsn", "concerned", "excluded", "is_read_again", "position", "tables")
+    __slots__ = ("commit_lsn", "concerned", "excluded", "is_read_again", "position", "tables", "xid")
 
-    def __init__(self, commit_lsn: CommitLsn) -> None:
+    def __init__(self, commit_lsn: CommitLsn, xid: int) -> None:
         self.commit_lsn: Final = commit_lsn
+        self.xid: Final = xid
         self.position = -1
         self.is_read_again = False
         self.concerned: dict[int, None] = {}
@@ -243,7 +246,7 @@ class ShapeLogCollector:
             return
         by_table, spoiled = self._sort_by_table(fragment.changes)
         if spoiled:
-            self._open = transaction = _OpenTransaction(commit)
+            self._open = transaction = _OpenTransaction(commit, fragment.xid)
             self._route(transaction, fragment, by_table, spoiled, now)
             return
         index = self._index
@@ -283,7 +286,7 @@ class ShapeLogCollector:
             if commit.value <= self._last_commit:
                 return
             assert is_first, "a transaction is handed on from its beginning"
-            transaction = self._open = _OpenTransaction(commit)
+            transaction = self._open = _OpenTransaction(commit, fragment.xid)
         elif is_first:
             transaction.is_read_again = True
         changes = fragment.changes
@@ -310,7 +313,6 @@ class ShapeLogCollector:
         for table in (*by_table, *spoiled):
             found.update(dict.fromkeys(index.affected(table)))
         if excluded:
-            # Excluded and yet concerned are those whose table was spoiled: they owe, though they get nothing.
             found = {incarnation: None for incarnation in found if incarnation not in excluded}
         concerned.update(found)
         transaction.tables.update(by_table)
@@ -318,29 +320,27 @@ class ShapeLogCollector:
             self.tracker.handle_txn_fragment(fragment.commit_lsn, found if end is None else concerned, end, now)
 
         if spoiled:
-            for table in spoiled:
-                excluded.update(index.affected(table))
+            # Unroutes those that do not survive, and so excludes them.
             self._publish()
-            self._delivery.relation_spoiled(spoiled, fragment.commit_lsn, REASON_TRUNCATE)
+            self._delivery.relation_spoiled(spoiled, fragment.commit_lsn, REASON_TRUNCATE, fragment.xid)
 
         # Deliver.
         collected = self._collected
-        rest = dict.fromkeys(concerned) if end is not None and not fragment.is_first else None
+        rest: dict[int, None] = {} if end is None else dict(concerned)
         for table, routed in by_table.items():
             part = RoutedPart(fragment.commit_lsn, fragment.xid, routed, end)
             for incarnation in index.affected(table):
-                if incarnation in excluded:
-                    continue
-                collected.setdefault(incarnation, []).append(part)
-                if rest is not None:
-                    del rest[incarnation]
-        if rest:
-            part = RoutedPart(fragment.commit_lsn, fragment.xid, (), end)
-            for incarnation in rest:
                 if incarnation not in excluded:
                     collected.setdefault(incarnation, []).append(part)
+                    rest.pop(incarnation, None)
+        self._collect_ends(rest, excluded, RoutedPart(fragment.commit_lsn, fragment.xid, (), end))
         if end is not None:
             self._end_transaction(fragment.commit_lsn, end)
+
+    def _collect_ends(self, concerned: Iterable[int], excluded: set[int], part: RoutedPart) -> None:
+        for incarnation in concerned:
+            if incarnation not in excluded:
+                self._collected.setdefault(incarnation, []).append(part)
 
     def _sort_by_table(self, changes: list[Change]) -> tuple[dict[int, list[RoutedChange]], list[int]]:
         """
@@ -373,8 +373,6 @@ class ShapeLogCollector:
                     by_table[table].append(routed)
                 else:
                     by_table[table] = [routed]
-        for table in spoiled:
-            by_table.pop(table, None)
         return by_table, list(spoiled)
 
     def _handle_omitted(self, omitted: Omitted, now: float) -> None:
@@ -390,7 +388,7 @@ class ShapeLogCollector:
         if transaction is None:
             if commit.value <= self._last_commit:
                 return
-            transaction = self._open = _OpenTransaction(commit)
+            transaction = self._open = _OpenTransaction(commit, omitted.xid)
         spoiled = dict.fromkeys(table for oid in omitted.relation_oids for table in self._tables_around(oid))
         # What was handed on of it before it turned out too large.
         spoiled.update(dict.fromkeys(sorted(transaction.tables)))
@@ -402,7 +400,10 @@ class ShapeLogCollector:
             self.tracker.handle_txn_fragment(commit, transaction.concerned, omitted.end, now)
         self._publish()
         if spoiled:
-            self._delivery.relation_spoiled(list(spoiled), commit, REASON_OMITTED)
+            self._delivery.relation_spoiled(list(spoiled), commit, REASON_OMITTED, omitted.xid)
+        self._collect_ends(
+            transaction.concerned, transaction.excluded, RoutedPart(commit, omitted.xid, (), omitted.end)
+        )
         self._end_transaction(commit, omitted.end)
 
     def _handle_frontier(self, end: EndLsn) -> None:
@@ -428,7 +429,7 @@ class ShapeLogCollector:
             self.tracker.handle_txn_void()
         tables = [table for table in sorted(transaction.tables) if self._index.has_table(table)]
         if tables:
-            self._delivery.relation_spoiled(tables, transaction.commit_lsn, REASON_CUT_OFF)
+            self._delivery.relation_spoiled(tables, transaction.commit_lsn, REASON_CUT_OFF, transaction.xid)
         self._open = None
 
     def _find_tables(self, relation_oid: int) -> Sequence[int]:

@@ -80,7 +80,8 @@ class Entry:
         if marks:
             newest = marks[-1]
             assert newest.last <= commit, "debts come in commit order"
-            if newest.last == commit or now - newest.since < MARK_SPAN_S:
+            # A mark without an end before a later commit is that of a transaction whose rest was lost.
+            if newest.last == commit or newest.end is None or now - newest.since < MARK_SPAN_S:
                 newest.last = commit
                 newest.end = end
                 return

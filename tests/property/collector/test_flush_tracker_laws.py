@@ -77,7 +77,7 @@ class TrackerAgainstModel(RuleBasedStateMachine):
         self.now += step
 
     @rule(is_owing=st.booleans())
-    def add_shape(self, is_owing: bool) -> None:
+    def add_shape(self, *, is_owing: bool) -> None:
         if len(self.shapes) >= 5:
             return
         incarnation = self.next_incarnation
@@ -107,21 +107,21 @@ class TrackerAgainstModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open is None)
     @rule(data=st.data(), is_whole=st.booleans(), gap=st.integers(1, 3))
-    def begin_transaction(self, data: st.DataObject, is_whole: bool, gap: int) -> None:
+    def begin_transaction(self, data: st.DataObject, *, is_whole: bool, gap: int) -> None:
         commit = self.next_position + gap
         self.next_position = commit + 1
         concerned = data.draw(st.sets(st.sampled_from(sorted(self.shapes)))) if self.shapes else set()
         self.open_concerned = set()
-        self._fragment(commit, concerned, is_whole)
+        self._fragment(commit, concerned, is_last=is_whole)
 
     @precondition(lambda self: self.open is not None)
     @rule(data=st.data(), is_last=st.booleans())
-    def go_on_with_transaction(self, data: st.DataObject, is_last: bool) -> None:
+    def go_on_with_transaction(self, data: st.DataObject, *, is_last: bool) -> None:
         assert self.open is not None
         more = data.draw(st.sets(st.sampled_from(sorted(self.shapes)))) if self.shapes else set()
-        self._fragment(self.open, more, is_last)
+        self._fragment(self.open, more, is_last=is_last)
 
-    def _fragment(self, commit: int, concerned: set[int], is_last: bool) -> None:
+    def _fragment(self, commit: int, concerned: set[int], *, is_last: bool) -> None:
         self.open_concerned |= concerned
         end = self.next_position if is_last else None
         told = self.open_concerned if is_last else concerned
