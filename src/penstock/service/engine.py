@@ -1,0 +1,529 @@
+"""
+The engine role: from the relay log to shape logs, and the flush boundary back.
+
+Joins collector, consumers, shape logs, control store and database connections, and keeps the one order that matters
+here (O2, O7, O8 of the design):
+
+    every debt up to a boundary discharged  <  boundary in the control store  <  boundary on the board
+    row that begins an epoch                <  first read of that epoch's relay log
+    everything settled                      <  boundary recorded  <  mark of a clean stop
+
+Whoever reads the board (the receiver trims segments, and in `shapes` mode confirms) relies on that order. Shell; decides
+nothing about data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from penstock.collector.abc import RoutedPart
+from penstock.collector.collector import ShapeLogCollector
+from penstock.collector.flush_tracker import FlushTracker
+from penstock.collector.intake import Intake
+from penstock.collector.routed_xids import RoutedXids
+from penstock.consumers.accounts import CollectorAccounts
+from penstock.consumers.limits import ConsumerLimits
+from penstock.consumers.registry import ConsumerRegistry
+from penstock.consumers.stage import ConsumerPorts, ConsumersStage
+from penstock.control.records import Recovered
+from penstock.control.store import SqliteControlStore
+from penstock.database.inspector import CatalogInspector
+from penstock.database.pool import ConnectionPool
+from penstock.database.publication import PublicationTables
+from penstock.database.snapshots import PostgresSnapshots
+from penstock.database.urls import parse_database_url
+from penstock.database.watch import CatalogEvent, CatalogWatch, TableChanged, TableGone
+from penstock.errors import CorruptLogError, DecodeError, PenstockError
+from penstock.liveness.board import Board
+from penstock.postgres.lsn import CommitLsn, EndLsn
+from penstock.postgres.relation import RelationDescription
+from penstock.postgres.snapshot import SnapshotBounds
+from penstock.relay.abc import PublishedEnd
+from penstock.relay.epochs import RecordedBoundary
+from penstock.relay.reader import RelayReader, read_epoch
+from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, published_cell, receiver_cell
+from penstock.service.facts import RecordedFacts
+from penstock.service.settings import Settings
+from penstock.shape_log.store import FileShapeLogStore
+from penstock.shapes.offset import LogOffset
+from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
+
+_log: Final = structlog.get_logger(__name__)
+
+RECORD_INTERVAL_S: Final[Mapping[str, float]] = {"relay": 5.0, "shapes": 1.0}
+"""How often a moving boundary is recorded."""
+SETTLE_AGE_S: Final[Mapping[str, float]] = {"relay": 4.0, "shapes": 0.5}
+"""A tail of this age is settled."""
+RETRY_S: Final = 1.0
+"""How long to wait before the control store is asked again."""
+
+
+class _Delivery:
+    """
+    Stands for the registry until there is one: collector and registry know each other.
+    """
+
+    registry: ConsumerRegistry
+
+    def publish(self, parts: Mapping[int, Sequence[RoutedPart]]) -> None:
+        self.registry.publish(parts)
+
+    def relation_seen(self, description: RelationDescription, table_oids: Sequence[int]) -> None:
+        self.registry.relation_seen(description, table_oids)
+
+    def relation_spoiled(self, table_oids: Sequence[int], at: CommitLsn, reason: str, xid: int | None = None) -> None:
+        self.registry.relation_spoiled(table_oids, at, reason, xid)
+
+
+class Engine:
+    """
+    Everything between the relay log and the clients' requests, in one event loop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        board: Board,
+        *,
+        wake_receiver: Callable[[], None],
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Build nothing yet; see `run`.
+
+        Args:
+            settings: of the service.
+            board: where the published end is read and the recorded boundary is written.
+            wake_receiver: hints to the receiver that a boundary was recorded.
+            beat: the heartbeat; called after each slice of work and at least once a second.
+        """
+        self._settings: Final = settings
+        self._published: Final = published_cell(board)
+        self._receiver: Final = receiver_cell(board)
+        self._recorded_cell: Final = RecordedBoundaryCell(board)
+        self._wake_receiver: Final = wake_receiver
+        self._beat: Final = beat
+        self._control: Final = SqliteControlStore(settings.state_folder / "control.sqlite")
+        self._store: Final = FileShapeLogStore(settings.data_dir)
+        self._epoch = 0
+        self._boundary = EndLsn(0)
+        self._trim_below = EndLsn(0)
+        self._is_restored: Final = asyncio.Event()
+        self._is_active: Final = asyncio.Event()
+        self._recording: Final = asyncio.Lock()
+        self._settled_noted: Final[dict[int, LogOffset]] = {}
+        self._control_failure = ""
+        self._is_draining = False
+        self._build()
+
+    def _build(self) -> None:
+        settings = self._settings
+        url = parse_database_url(
+            settings.database_url,
+            ca_file=None
+            if settings.database_ca_certificate_file is None
+            else str(settings.database_ca_certificate_file),
+        )
+        pooled = url
+        if settings.pooled_database_url is not None:
+            pooled = parse_database_url(settings.pooled_database_url)
+        for warning in url.warnings:
+            _log.warning(warning)
+        self._admin_pool = ConnectionPool(url, size=settings.admin_pool_size)
+        self._snapshot_pool = ConnectionPool(pooled, size=settings.snapshot_pool_size)
+        self._inspector = CatalogInspector(self._admin_pool)
+        self._facts = RecordedFacts(self._control, self._inspector.find_root)
+        self._publication = PublicationTables(
+            self._admin_pool,
+            settings.publication_name,
+            self._facts,
+            on_lost=self._publication_lost,
+            is_manual=settings.manual_table_publishing,
+        )
+        delivery = _Delivery()
+        self._tracker = FlushTracker(EndLsn(0))
+        self._xids = RoutedXids()
+        self._collector = ShapeLogCollector(
+            boundary=EndLsn(0), facts=self._facts, delivery=delivery, tracker=self._tracker, xids=self._xids
+        )
+        self._accounts = CollectorAccounts(self._collector, self._tracker, self._xids, time.monotonic)
+        self.consumers = ConsumersStage(
+            ConsumerPorts(
+                store=self._store,
+                control=self._control,
+                accounts=self._accounts,
+                facts=self._facts,
+                inspector=self._inspector,
+                publication=self._publication,
+                snapshots=PostgresSnapshots(self._snapshot_pool),
+                published=self._published.read,
+                open_source=self._open_source,
+                readiness=self,
+                is_replaying=lambda: not self._intake.is_caught_up,
+                are_generated_published=lambda: self._are_generated_published,
+                unix_us=lambda: time.time_ns() // 1000,
+                clock=time.monotonic,
+            ),
+            ConsumerLimits(
+                tail_bytes_max=settings.tail_bytes_max,
+                shape_tail_bytes_max=min(64 << 20, settings.tail_bytes_max),
+                idle_s=settings.consumer_idle_s,
+                chunk_bytes_max=settings.chunk_bytes_max,
+            ),
+            settle_age_s=SETTLE_AGE_S[settings.acknowledge],
+        )
+        delivery.registry = self.consumers.registry
+        self._are_generated_published = False
+        self._intake = Intake(
+            self._collector,
+            published=self._published.read,
+            open_epoch=self._open_epoch,
+            find_root=self._facts.find_root,
+            on_broken=self._on_broken,
+            on_slice=self._on_slice,
+            may_read=self.consumers.settler.may_read,
+        )
+        self._watch = CatalogWatch(
+            self._admin_pool,
+            self._inspector,
+            self._publication,
+            tables=self.consumers.registry.tables,
+            on_event=self._on_catalog,
+            on_snapshot=self._on_snapshot,
+            repair_interval_s=settings.publication_refresh_s,
+        )
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """
+        Work until `stopping` is set, then settle, record and leave.
+
+        Raises:
+            PenstockError: what only a person can mend.
+        """
+        await asyncio.to_thread(self._settings.state_folder.mkdir, 0o700, exist_ok=True)
+        await self._control.open()
+        if self._control.was_set_aside:
+            _log.error("the control store could not be read and was set aside; every shape starts over")
+        is_clean = False
+        try:
+            is_clean = await self._run(await self._control.load(), stopping)
+        finally:
+            await self._publication.close()
+            await self._admin_pool.close()
+            await self._snapshot_pool.close()
+            await self._control.close(is_clean=is_clean)
+            await self._store.close()
+
+    async def _run(self, recovered: Recovered, stopping: asyncio.Event) -> bool:
+        self._epoch = recovered.epoch or 0
+        self._boundary = self._trim_below = recovered.boundary
+        self._collector.begin_epoch(recovered.boundary)
+        self._facts.restore(recovered.facts)
+        self._recorded_cell.write(RecordedBoundary(self._boundary, self._trim_below, self._epoch))
+        self._wake_receiver()
+        is_clean = False
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.consumers.run(recovered, self._is_restored.set), name="consumers"),
+                group.create_task(self._watch.run(), name="catalog watch"),
+                group.create_task(self._record(), name="recorder"),
+                group.create_task(self._beat_always(), name="heartbeat"),
+            ]
+            reading = group.create_task(self._read(), name="intake")
+            stopped = group.create_task(stopping.wait(), name="stop")
+            await asyncio.wait([stopped, reading], return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                reading.cancel()
+                is_clean = await self._drain()
+            for task in (*tasks, stopped, reading):
+                task.cancel()
+        return is_clean
+
+    async def _read(self) -> None:
+        await self._is_restored.wait()
+        await self._intake.run()
+
+    async def _drain(self) -> bool:
+        """
+        Settle everything and record it; tells whether a restart will find all of it.
+        """
+        self._is_draining = True
+        self._is_active.clear()
+        settler = self.consumers.settler
+        await settler.settle_all()
+        try:
+            await self._record_once()
+        except PenstockError as error:
+            _log.warning("the boundary could not be recorded at the end", error=error.message)
+            return False
+        return not settler.without_space and not settler.failed_together
+
+    def wake(self) -> None:
+        """
+        Hint that more was published.
+        """
+        self._intake.wake()
+        if self.consumers.registry.behind():
+            self.consumers.catch_up.wake()
+
+    async def _beat_always(self) -> None:
+        while True:
+            self._on_slice(time.monotonic())
+            await asyncio.sleep(0.25)
+
+    def _on_slice(self, now: float) -> None:
+        del now
+        self._beat()
+        if self._health().state == "active":
+            if not self._is_draining:
+                self._is_active.set()
+        else:
+            self._is_active.clear()
+
+    # --- the relay log -----------------------------------------------------------------------------------------------
+
+    async def _open_epoch(self, published: PublishedEnd) -> RelayReader:
+        if published.epoch != self._epoch:
+            header = await asyncio.to_thread(read_epoch, self._settings.relay_folder, published.epoch)
+            await self._begin_epoch(published.epoch, header.start, header.reason)
+        reader = RelayReader(self._settings.relay_folder, published.epoch)
+        try:
+            reader.seek(self._boundary)
+        except CorruptLogError as error:
+            # The shapes are known to be complete only up to the boundary, and what follows it is not there.
+            _log.error("the relay log does not reach back to the recorded boundary", error=error.message)
+            await self._begin_epoch(published.epoch, EndLsn(published.end), error.message)
+            reader.seek(self._boundary)
+        return reader
+
+    async def _begin_epoch(self, epoch: int, boundary: EndLsn, reason: str) -> None:
+        count = len(self.consumers.registry)
+        async with self._recording:
+            while True:
+                try:
+                    await self._control.begin_epoch(epoch, boundary, reason)
+                    break
+                except PenstockError as error:
+                    self._control_failure = error.message
+                    _log.error("a new epoch cannot be recorded", error=error.message)
+                    await asyncio.sleep(RETRY_S)
+            self._control_failure = ""
+            self._epoch, self._boundary, self._trim_below = epoch, boundary, boundary
+            self._settled_noted.clear()
+            self.consumers.registry.forget_all(reason)
+            self._collector.begin_epoch(boundary)
+            self._facts.forget_all()
+            self._recorded_cell.write(RecordedBoundary(boundary, boundary, epoch))
+        self._wake_receiver()
+        _log.warning("a new epoch has begun", epoch=epoch, start=str(boundary), reason=reason, rotated_shapes=count)
+
+    async def _open_source(self, published: PublishedEnd) -> RelayReader:
+        return RelayReader(self._settings.relay_folder, published.epoch)
+
+    async def _on_broken(self, error: CorruptLogError | DecodeError) -> None:
+        _log.error("the relay log cannot be followed; every shape starts over", error=error.message)
+        await self.consumers.registry.condemn_all(f"relay log: {error.message}")
+
+    # --- the boundary ------------------------------------------------------------------------------------------------
+
+    async def _record(self) -> None:
+        """
+        Record the boundary while it moves, no more often than the mode says.
+        """
+        interval_s = RECORD_INTERVAL_S[self._settings.acknowledge]
+        while True:
+            try:
+                await self._record_once()
+                self._control_failure = ""
+            except PenstockError as error:
+                if not self._control_failure:
+                    _log.error("the flush boundary cannot be recorded", error=error.message)
+                self._control_failure = error.message
+            await asyncio.sleep(interval_s)
+
+    async def _record_once(self) -> None:
+        async with self._recording:
+            if self._epoch == 0:
+                return
+            registry = self.consumers.registry
+            boundary = self._tracker.last_global_flushed_offset
+            oldest = registry.oldest_creating()
+            trim_below = boundary if oldest is None else min(boundary, oldest)
+            if boundary == self._boundary and trim_below == self._trim_below:
+                return
+            moved = {
+                entry.incarnation: entry.settled
+                for entry in registry
+                if entry.is_live and self._settled_noted.get(entry.incarnation) != entry.settled
+            }
+            if boundary != self._boundary:
+                await self._control.checkpoint(boundary, moved)
+                self._settled_noted.update(moved)
+            self._boundary, self._trim_below = boundary, trim_below
+            self._recorded_cell.write(RecordedBoundary(boundary, trim_below, self._epoch))
+        self._wake_receiver()
+
+    # --- the database ------------------------------------------------------------------------------------------------
+
+    async def _publication_lost(self, oid: int) -> None:
+        registry = self.consumers.registry
+        entries = registry.on_table(oid)
+        registry.condemn(entries, "its table was not published for a while")
+        for entry in entries:
+            await registry.wait_gone(entry)
+
+    def _on_catalog(self, event: CatalogEvent) -> None:
+        match event:
+            case TableGone(oid):
+                self.consumers.registry.condemn(
+                    self.consumers.registry.on_table(oid), "its table has been dropped or renamed"
+                )
+            case TableChanged(table):
+                self.consumers.catalog.table_changed(table)
+
+    def _on_snapshot(self, bounds: SnapshotBounds) -> None:
+        self._xids.confirm_visible(bounds.snapshot, bounds.horizon)
+
+    # --- serving -----------------------------------------------------------------------------------------------------
+
+    def _health(self) -> Health:
+        last_seen = self._collector.last_seen_lsn
+        report = self._receiver.read()
+        detail = "" if report is None else report.error
+        if report is None or report.phase == "waiting for lock":
+            state = "waiting" if report is not None and self._is_restored.is_set() else "starting"
+            return Health(state, "Postgres lock acquisition", detail, last_seen)
+        if not report.has_streamed:
+            return Health("starting", "replication client to be ready", detail, last_seen)
+        if self._intake.epoch is None or not self._is_restored.is_set():
+            return Health("starting", "shape data to be loaded", detail, last_seen)
+        return Health("active", "", detail, last_seen)
+
+    def health(self) -> Health:
+        """
+        Tell where the engine stands; see `penstock.consumers.catalog.Readiness`.
+        """
+        return self._health()
+
+    async def wait_active(self) -> None:
+        """
+        Wait until shapes can be made.
+        """
+        await self._is_active.wait()
+
+    @property
+    def problems(self) -> list[str]:
+        """
+        What an operator should know is not well, in sentences.
+        """
+        found: list[str] = []
+        report = self._receiver.read()
+        if report is not None:
+            if report.error:
+                found.append(f"replication: {report.error}")
+            if report.disk_failure:
+                found.append(f"relay log: {report.disk_failure}")
+            if report.is_disk_hung:
+                found.append("relay log: its disk does not answer")
+            if report.is_out_of_room:
+                found.append("relay log: the budget relay_bytes_max is used up; Postgres keeps what follows")
+        settler = self.consumers.settler
+        if settler.without_space:
+            found.append(f"shape logs: {len(settler.without_space)} shapes find no space on the disk")
+        if hung := self._store.hung():
+            found.append(f"shape logs: the disk does not answer for {len(hung)} shapes")
+        if self._control_failure:
+            found.append(f"control store: {self._control_failure}")
+        if not settler.may_read.is_set():
+            found.append("the engine does not read on: the tails of shapes are full and wait for the disk")
+        if self._intake.is_broken:
+            found.append("the relay log is damaged; new shapes wait until the stream goes on")
+        return found
+
+    def positions(self) -> dict[str, str]:
+        """
+        How far each part has got, as LSNs.
+        """
+        report: ReceiverReport | None = self._receiver.read()
+        return {
+            "received": str(EndLsn(0 if report is None else report.received)),
+            "durable": str(EndLsn(0 if report is None else report.durable)),
+            "confirmed": str(EndLsn(0 if report is None else report.confirmed)),
+            "server": str(EndLsn(0 if report is None else report.server_end)),
+            "processed": str(self._collector.last_seen_end),
+            "flush_boundary": str(self._tracker.last_global_flushed_offset),
+            "recorded_boundary": str(self._boundary),
+        }
+
+    async def status(self) -> dict[str, object]:
+        """
+        Tell everything an operator may want to know.
+        """
+        report = self._receiver.read()
+        health = self._health()
+        registry = self.consumers.registry
+        return {
+            "state": health.state,
+            "waiting_for": health.reason,
+            "problems": self.problems,
+            "positions": self.positions(),
+            "epoch": self._epoch,
+            "acknowledge": self._settings.acknowledge,
+            "shape_count": len(registry),
+            "behind_count": len(registry.behind()),
+            "owing_count": self._tracker.pending_count,
+            "shed_count": registry.shed_count,
+            "replaced_consumer_count": registry.replaced_count,
+            "tail_bytes": self.consumers.settler.tail_bytes,
+            "relay_bytes": 0 if report is None else report.relay_bytes,
+            "receiver": "" if report is None else report.phase,
+        }
+
+
+class EngineSource:
+    """
+    The engine as whoever serves clients sees it; implements `penstock.api.abc.ShapeSource`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """
+        Speak for this engine.
+        """
+        self._engine: Final = engine
+
+    async def open(self, request: ShapeRequest) -> OpenReply:
+        """
+        See `ShapeSource.open`.
+        """
+        return await self._engine.consumers.catalog.open(request)
+
+    async def wait(self, handle: str, after: LogOffset) -> WaitReply:
+        """
+        See `ShapeSource.wait`.
+        """
+        return await self._engine.consumers.catalog.wait(handle, after)
+
+    async def health(self) -> Health:
+        """
+        See `ShapeSource.health`.
+        """
+        return self._engine.health()
+
+    async def status(self) -> dict[str, object]:
+        """
+        See `ShapeSource.status`.
+        """
+        return await self._engine.status()
+
+    async def remove(self, handle: str) -> bool:
+        """
+        See `ShapeSource.remove`.
+        """
+        return await self._engine.consumers.catalog.remove(handle)
