@@ -7,8 +7,9 @@ on every transaction; the tracker alone turns them into LSNs.
 
 Marks. An entry must say since when it has owed what it *still* owes: partial progress must neither reset that age nor
 leave it at the age of what was paid. So each debt is dated, debts registered within a second share a mark, and when an
-entry has `MARKS_MAX` marks, neighbours are joined two by two. A joined mark keeps the older date. The age of a debt is
-hence never understated, and overstated by a second or a thirty-second part of the span of all marks, whichever is more.
+entry has more than `MARKS_MAX` marks, neighbours are joined two by two and from then on marks span twice the time. A
+joined mark keeps the older date. The age of a debt is hence never understated, and overstated by at most a second or a
+thirty-second part of the longest time the entry has owed, whichever is more.
 
 Heap. Both keys of an entry, how far it is flushed and since when it owes, only grow. An entry therefore stands once in
 each heap under a key that may be too small; the top is corrected when it is read. Ended entries stay until they reach
@@ -26,7 +27,7 @@ MARKS_MAX: Final = 64
 """Marks of one entry; at the limit neighbours are joined."""
 
 MARK_SPAN_S: Final = 1.0
-"""Debts registered within this time share a mark."""
+"""Debts registered within this time share a mark, as long as there are few."""
 
 _RUBBISH_MIN: Final = 64
 
@@ -60,16 +61,18 @@ class Entry:
         flushed: end position up to which all it owed is durable.
         marks: what it owes, oldest first; never empty while the entry stands in the books.
         progress_at: when `flushed` last moved, at first when the entry was made.
+        span_s: debts registered within this time share a mark.
         is_ended: whether it has left the books (heaps still hold it for a while).
     """
 
-    __slots__ = ("flushed", "incarnation", "is_ended", "marks", "progress_at")
+    __slots__ = ("flushed", "incarnation", "is_ended", "marks", "progress_at", "span_s")
 
     def __init__(self, incarnation: int, flushed: int, now: float) -> None:
         self.incarnation = incarnation
         self.flushed = flushed
         self.marks: list[Mark] = []
         self.progress_at = now
+        self.span_s = MARK_SPAN_S
         self.is_ended = False
 
     def register(self, commit: int, end: int | None, now: float) -> None:
@@ -81,7 +84,7 @@ class Entry:
             newest = marks[-1]
             assert newest.last <= commit, "debts come in commit order"
             # A mark without an end before a later commit is that of a transaction whose rest was lost.
-            if newest.last == commit or newest.end is None or now - newest.since < MARK_SPAN_S:
+            if newest.last == commit or newest.end is None or now - newest.since < self.span_s:
                 newest.last = commit
                 newest.end = end
                 return
@@ -115,6 +118,7 @@ class Entry:
         if len(marks) % 2:
             joined.append(marks[-1])
         self.marks = joined
+        self.span_s *= 2
 
 
 class GrowingKeyHeap:

@@ -82,7 +82,8 @@ class Debt:
 
     Attributes:
         incarnation: who owes.
-        since: when the oldest debt that is left was registered; overstated by a second or so, never understated.
+        since: when the oldest debt that is left was registered; at most a second or a little of its
+            age too early, never too late.
         first_commit: the oldest commit owed, or one registered within a second before it.
         last_commit: the newest commit owed.
         progress_at: when the incarnation last reported progress, or began to owe.
