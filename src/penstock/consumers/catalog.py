@@ -228,6 +228,13 @@ class ShapeCatalog:
             # What stays published costs bandwidth only, and is looked at again when the publication is checked.
             _log.warning("table stays in the publication", oid=table_oid, error=error.message)
 
+    @property
+    def creating_count(self) -> int:
+        """
+        How many shapes are in the making.
+        """
+        return len(self._creations)
+
     # --- serving -----------------------------------------------------------------------------------------------------
 
     async def open(self, request: ShapeRequest) -> OpenReply:
@@ -286,7 +293,7 @@ class ShapeCatalog:
         A log that is not what its index says is given up.
         """
         if error.policy is Policy.ROTATE and not isinstance(error, ShapeError):
-            self._registry.condemn([entry], f"files cannot be read: {error.message}")
+            self._registry.condemn([entry], f"files cannot be read: {error.message}", is_fault=True)
 
     async def wait(self, handle: str, after: LogOffset) -> WaitReply:
         """
@@ -480,6 +487,15 @@ class ShapeCatalog:
             table = await self._inspector.find_table(schema, name)
         except ConnectionLostError:
             return
+        self._judge_table(oid, table)
+
+    def table_changed(self, table: Table) -> None:
+        """
+        The catalog says something new of a table with shapes: rotate those that do not survive it.
+        """
+        self._judge_table(table.id.oid, table)
+
+    def _judge_table(self, oid: int, table: Table | None) -> None:
         for entry in self._registry.on_table(oid):
             if entry.condemned is None and (reason := check_table(table, entry.definition)) is not None:
                 self._registry.condemn([entry], reason)

@@ -200,6 +200,8 @@ class ConsumerRegistry:
         """Deliveries to incarnations that do not exist; a healthy system has none."""
         self.replaced_count = 0
         """Consumers that raised and were replaced."""
+        self.shed_count = 0
+        """Shapes given up because of a fault, and not because their table or a request asked for it."""
 
     # --- looking up --------------------------------------------------------------------------------------------------
 
@@ -416,14 +418,14 @@ class ConsumerRegistry:
         at = consumer.current
         _log.error("consumer failed", handle=entry.handle, commit=at, error_type=type(error).__name__, exc_info=error)
         if not consumer.is_begun or entry.failed_at == at:
-            self.condemn([entry], f"consumer failed: {type(error).__name__}")
+            self.condemn([entry], f"consumer failed: {type(error).__name__}", is_fault=True)
             return
         entry.failed_at = at
         self.replaced_count += 1
         try:
             entry.consumer = consumer.replacement(delivery, self._handler(entry))
         except Exception as second:  # noqa: BLE001 - a log that cannot be returned to its last commit is given up
-            self.condemn([entry], f"consumer could not be replaced: {type(second).__name__}")
+            self.condemn([entry], f"consumer could not be replaced: {type(second).__name__}", is_fault=True)
             return
         self._fell_behind(entry)
 
@@ -477,7 +479,7 @@ class ConsumerRegistry:
         try:
             answer = consumer.spoil(at, xid, reason)
         except Exception as error:  # noqa: BLE001 - see _deliver
-            self.condemn([entry], f"{reason}; consumer failed: {type(error).__name__}")
+            self.condemn([entry], f"{reason}; consumer failed: {type(error).__name__}", is_fault=True)
             return
         if answer is not None:
             self.condemn([entry], answer.reason)
@@ -532,7 +534,7 @@ class ConsumerRegistry:
                 except PenstockError as error:
                     _log.error("shape log cannot be opened", handle=entry.handle, error=error.message)
                     if error.policy is Policy.ROTATE:
-                        self.condemn([entry], f"files cannot be opened: {error.message}")
+                        self.condemn([entry], f"files cannot be opened: {error.message}", is_fault=True)
                         return
                     await asyncio.sleep(self._limits.retry_s)
                     continue
@@ -655,15 +657,17 @@ class ConsumerRegistry:
 
     # --- giving shapes up --------------------------------------------------------------------------------------------
 
-    def condemn(self, entries: Collection[ShapeEntry], reason: str) -> None:
+    def condemn(self, entries: Collection[ShapeEntry], reason: str, *, is_fault: bool = False) -> None:
         """
         Give shapes up: they take nothing more from now on, and are gone when their tombstones are synced.
 
-        Whoever needs to know when uses `wait_gone`.
+        Whoever needs to know when uses `wait_gone`. `is_fault` says that the shape is shed: neither its table nor a
+        request is why.
         """
         for entry in entries:
             if entry.condemned is not None:
                 continue
+            self.shed_count += is_fault
             entry.condemned = reason
             _log.warning("shape given up", handle=entry.handle, reason=reason)
             if entry.consumer is not None:
@@ -679,7 +683,7 @@ class ConsumerRegistry:
         Give every shape up and return when all their tombstones are synced.
         """
         entries = list(self._entries.values())
-        self.condemn(entries, reason)
+        self.condemn(entries, reason, is_fault=True)
         for entry in entries:
             await self.wait_gone(entry)
 

@@ -244,7 +244,7 @@ class Settler:
             self.failed_together = frozenset(entry.incarnation for entry in failed)
             _log.error("many shapes could not be settled", count=len(failed))
         else:
-            registry.condemn(failed, "its files could not be synced")
+            registry.condemn(failed, "its files could not be synced", is_fault=True)
         self._brake()
         return outcomes
 

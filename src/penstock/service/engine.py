@@ -219,7 +219,7 @@ class Engine:
             await self._admin_pool.close()
             await self._snapshot_pool.close()
             await self._control.close(is_clean=is_clean)
-            await self._store.close()
+            self._store.close()
 
     async def _run(self, recovered: Recovered, stopping: asyncio.Event) -> bool:
         self._epoch = recovered.epoch or 0

@@ -1,0 +1,83 @@
+"""
+All roles in one process: for development and embedding.
+
+The receiver keeps its two threads; everything else shares one event loop. The promises about loss and about other shapes
+are the same; the promise about the write-ahead log is weaker, because nobody outside can end a loop that burns CPU.
+Shell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final
+
+from penstock.api.abc import ShapeSource
+from penstock.liveness.board import Board
+from penstock.service.engine import Engine, EngineSource
+from penstock.service.receiver import Receiver
+from penstock.service.settings import Settings
+
+_LOOK_S: Final = 0.25
+"""How often the receiver's threads are looked at."""
+
+
+class SingleProcess:
+    """
+    Receiver and engine in this process. Run `run` in a task, serve `source`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """
+        Build both; nothing is started before `run`. Must be called in the event loop that will run it.
+        """
+        self._loop: Final = asyncio.get_running_loop()
+        self._board: Final = Board.create_in_memory()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._engine: Final = Engine(settings, self._board, wake_receiver=self._look)
+        self._receiver: Final = Receiver(
+            settings,
+            self._board,
+            wake_fd=self._wake_read,
+            wake_self=self._wake,
+            wake_engine=self._wake_engine,
+        )
+        self.source: Final[ShapeSource] = EngineSource(self._engine)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """
+        Work until told to stop.
+
+        Raises:
+            PenstockError: what only a person can mend.
+        """
+        await asyncio.to_thread(self._receiver.start)
+        try:
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(self._watch(), name="watch the receiver")
+                await self._engine.run(stopping)
+                watcher.cancel()
+        finally:
+            await asyncio.to_thread(self._receiver.stop)
+            os.close(self._wake_write)
+            os.close(self._wake_read)
+            self._board.close()
+
+    async def _watch(self) -> None:
+        while not await asyncio.to_thread(self._receiver.wait_ended, _LOOK_S):
+            self._receiver.report()
+        if self._receiver.failure is not None:
+            raise self._receiver.failure
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            return  # full of hints already
+
+    def _look(self) -> None:
+        self._receiver.look()
+
+    def _wake_engine(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._engine.wake)
