@@ -198,7 +198,7 @@ def introduce(names: Names, remake_reason: str = "") -> Dialogue:
     made_reason = yield from _publication(names, slot, _number(version))
     if made_reason:
         slot = None
-    identity = yield from _slot(names, slot, made_reason, remake_reason, system_id, _number(timeline))
+    identity = yield from _slot(names, slot, made_reason or remake_reason, system_id, _number(timeline))
     options = {"proto_version": "1", "publication_names": names.publication, **SESSION_SETTINGS}
     return Introduction(SessionStart(identity, options), _number(version), _number(timeout_ms) / 1000, _number(pid))
 
@@ -295,12 +295,11 @@ def _find_slot(name: str, database: str) -> Generator[Ask, Answer, _FoundSlot | 
 
 
 def _slot(
-    names: Names, slot: _FoundSlot | None, made_reason: str, remake_reason: str, system_id: str, timeline: int
+    names: Names, slot: _FoundSlot | None, reason: str, system_id: str, timeline: int
 ) -> Generator[Ask, Answer, SlotIdentity]:
     """
-    Take the slot that is there, or make one.
+    Take the slot that is there, or, if there is a reason or none is there, make one.
     """
-    reason = made_reason or remake_reason
     if slot is not None:
         reason = reason or slot.invalidation
         if not reason:
