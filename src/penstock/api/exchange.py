@@ -66,6 +66,7 @@ class Exchange:
         self.headers: Final[list[Header]] = [(bytes(k).lower(), bytes(v)) for k, v in scope["headers"]]
         self.request_id: Final = self._find_request_id()
         self.is_started = False
+        self.is_streaming = False
         self.is_gone = False
         self.is_stopping = False
 
@@ -95,9 +96,9 @@ class Exchange:
 
     def stop(self) -> None:
         """
-        End the handler because the server stops, unless its response has begun.
+        End the handler because the server stops, unless its response has begun and will end by itself.
         """
-        if not self.is_started:
+        if not self.is_started or self.is_streaming:
             self.is_stopping = True
             self._interrupt()
 
@@ -155,13 +156,23 @@ class Exchange:
 
     async def answer_stream(self, answer: Answer, parts: AsyncGenerator[bytes, None]) -> None:
         """
-        Send an answer whose body comes bit by bit.
+        Send an answer whose body comes bit by bit; a stop of the server ends it in order.
         """
         await self._start(answer, None)
-        if self.method != "HEAD":
+        if self.method == "HEAD":
+            await parts.aclose()
+            await self._send_part(b"", is_last=True)
+            return
+        self.is_streaming = True
+        try:
             async with contextlib.aclosing(parts):
                 async for part in parts:
                     await self._send_part(part, is_last=False)
+        except asyncio.CancelledError:
+            if self.is_gone or not self.is_stopping or not self.absorb_interrupt():
+                raise
+        finally:
+            self.is_streaming = False
         await self._send_part(b"", is_last=True)
 
     async def answer_plain(self, answer: Answer) -> None:

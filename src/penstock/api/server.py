@@ -14,6 +14,7 @@ import contextlib
 import socket
 from collections.abc import Generator
 from typing import Any, Final
+from urllib.parse import unquote
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +27,8 @@ HEADERS_BYTES_MAX: Final = 64 * 1024
 """Room for headers besides the path and query."""
 
 BACKLOG_CONNECTIONS: Final = 2048
+
+PARSER_TARGET_BYTES_MAX: Final = 65_535
 
 LINGER_S: Final = 2.0
 """How long the rest of a refused request is read and dropped."""
@@ -173,7 +176,17 @@ class _LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_reading_head = False
         self._forget_head()
+        if len(self.url) <= PARSER_TARGET_BYTES_MAX:
+            super().on_headers_complete()
+            return
+        # The parser of targets counts in 16 bits: give it a short one, and the application what was sent. Its task
+        # has not begun to run when it is made.
+        path, _, query = self.url.partition(b"#")[0].partition(b"?")
+        self.url = b"/"
         super().on_headers_complete()
+        self.scope["path"] = unquote(path.decode("latin-1"))
+        self.scope["raw_path"] = path
+        self.scope["query_string"] = query
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.header_timeout_s, self._give_up_head)

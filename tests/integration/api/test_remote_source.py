@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.scripted_source import ScriptedSource, row
 
+from conformance.scripted_source import ScriptedSource, row
 from penstock.api import remote
 from penstock.api.abc import ShapeSource
 from penstock.api.remote import EngineFaultError, RemoteShapeSource, ShapeSourceServer
@@ -313,7 +313,7 @@ def test_fault_of_the_engine_is_not_taken_for_its_absence(tmp_path: Path) -> Non
         scripted.failure = RuntimeError("a secret detail")
         async with served(scripted, tmp_path), connected(tmp_path) as source:
             await until(lambda: source.is_connected)
-            with pytest.raises(EngineFaultError, match="^health$"):
+            with pytest.raises(EngineFaultError, match=r"^health$"):
                 await source.health()
             scripted.failure = None
             assert (await source.health()).state == "active"

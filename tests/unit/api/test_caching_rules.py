@@ -52,7 +52,7 @@ def test_refetch_is_cached_for_less_when_nothing_is_known() -> None:
         ([b""], False),
     ],
 )
-def test_if_none_match_is_compared_with_the_tag(lines: list[bytes], matches: bool) -> None:
+def test_if_none_match_is_compared_with_the_tag(lines: list[bytes], *, matches: bool) -> None:
     """
     Any listed tag may match; `*` and weak tags have no meaning.
     """

@@ -124,7 +124,7 @@ def test_now_is_an_offset_of_its_own() -> None:
     ("text", "is_live"),
     [("", False), ("&live", True), ("&live=", True), ("&live=0", True), ("&live=banana", True), ("&live=false", False)],
 )
-def test_live_is_anything_but_false(text: str, is_live: bool) -> None:
+def test_live_is_anything_but_false(text: str, *, is_live: bool) -> None:
     """
     The flag is true when present, unless it is literally `false`.
     """
@@ -143,7 +143,7 @@ def test_live_is_anything_but_false(text: str, is_live: bool) -> None:
         ("&live_sse=false&experimental_live_sse=true", False),
     ],
 )
-def test_event_streams_have_two_names(text: str, is_sse: bool) -> None:
+def test_event_streams_have_two_names(text: str, *, is_sse: bool) -> None:
     """
     The old name counts only without the new one.
     """

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from conformance.scripted_source import ScriptedSource, browse, in_file, row
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from conformance.scripted_source import ScriptedSource, browse, in_file, row
 from penstock.api.admission import Kind
 from penstock.api.app import ShapeApp
 from penstock.api.settings import FILE_BLOCK_BYTES, ApiSettings
@@ -372,7 +372,9 @@ def test_engine_that_does_not_answer_is_a_503(tmp_path: Path) -> None:
 # --- leaving and stopping --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("query", ["offset=-1", "offset=0_inf&live=true", "offset=99_0", "offset=0_inf&live=true&live_sse"])
+@pytest.mark.parametrize(
+    "query", ["offset=-1", "offset=0_inf&live=true", "offset=99_0", "offset=0_inf&live=true&live_sse"]
+)
 def test_client_that_leaves_releases_everything(tmp_path: Path, query: str) -> None:
     """
     Its question to the engine is cancelled and its permit given back, whatever it was waiting for.
@@ -639,7 +641,7 @@ def test_file_shorter_than_said_cuts_the_response(tmp_path: Path) -> None:
             "extensions": {"penstock.abort": cut.set},
         }
 
-        async def receive() -> dict[str, Any]:
+        async def receive() -> Any:
             return await asyncio.get_running_loop().create_future()
 
         async def send(message: Any) -> None:
