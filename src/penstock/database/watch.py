@@ -26,6 +26,8 @@ from penstock.errors import SourceError
 from penstock.postgres.relation import Table
 from penstock.postgres.snapshot import SnapshotBounds
 
+_REST_MIN: Final = 9.0  # pauses are at least so many times as long as polls: with very many tables we look less often
+
 _log = structlog.get_logger(__name__)
 
 
@@ -101,6 +103,7 @@ class CatalogWatch:
         """
         is_failing = False
         while True:
+            begun_at = asyncio.get_running_loop().time()
             try:
                 await self.poll()
             except SourceError as error:
@@ -111,7 +114,8 @@ class CatalogWatch:
                 if is_failing:
                     _log.info("the catalog is watched again")
                 is_failing = False
-            await asyncio.sleep(self._interval_s)
+            took_s = asyncio.get_running_loop().time() - begun_at
+            await asyncio.sleep(max(self._interval_s, took_s * _REST_MIN))
 
     async def poll(self) -> None:
         """

@@ -563,3 +563,21 @@ def test_a_lost_connection_is_told_as_such(database: ThrowawayDatabase) -> None:
                     _ = [block async for block in blocks]
 
     asyncio.run(scenario())
+
+
+def test_every_character_survives_in_values_and_keys(database: ThrowawayDatabase) -> None:
+    """
+    Whatever character a text holds, its line is one line of JSON with exactly that text.
+    """
+    database.execute(
+        """
+        CREATE TABLE items (c text PRIMARY KEY, n int);
+        INSERT INTO items SELECT chr(i), i FROM generate_series(1, 70000) i WHERE i NOT BETWEEN 55296 AND 57343;
+        """
+    )
+    rows, _ = take(database.url, "items")
+    assert len(rows) == 70000 - 2048
+    for row in rows:
+        character = chr(int(row["value"]["n"]))
+        assert row["value"]["c"] == character
+        assert row["key"] == f'"public"."items"/"{character.replace("/", "//")}"'
