@@ -829,3 +829,56 @@ def describe_database(url: str) -> str:
     """
     parts = urlsplit(url)
     return unquote(f"{parts.netloc.rpartition('@')[2]}{parts.path}") or "the local database"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """
+    A setting, for people.
+
+    Attributes:
+        name: its name in `penstock.toml`.
+        variables: its names in the environment, the preferred one first.
+        default: its default, empty when there is none.
+        meaning: what it is for.
+    """
+
+    name: str
+    variables: tuple[str, ...]
+    default: str
+    meaning: str
+
+
+def describe_all() -> list[Description]:
+    """
+    Describe all settings, in the order in which they are declared.
+    """
+    defaults = dict(
+        zip(Settings.__struct_fields__[-len(Settings.__struct_defaults__) :], Settings.__struct_defaults__, strict=True)
+    )
+    described = []
+    for declaration in DECLARATIONS:
+        variables = [f"PENSTOCK_{declaration.name.upper()}"]
+        variables += [f"ELECTRIC_{alias}" for alias in declaration.aliases]
+        variables += declaration.bare_aliases
+        default = _show(declaration.kind, defaults.get(declaration.name))
+        described.append(Description(declaration.name, tuple(variables), default, declaration.meaning))
+    return described
+
+
+def _show(kind: Kind, value: Any) -> str:
+    """
+    Write a default as one would type it.
+    """
+    if value is None or value is msgspec.NODEFAULT:
+        return ""
+    if kind is Kind.TRUTH:
+        return str(value).lower()
+    if kind in {Kind.DURATION, Kind.SECONDS}:
+        return f"{value:g}s"
+    if kind is Kind.SIZE:
+        unit, name = next(
+            ((unit, name) for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")) if value % unit == 0), (1, "")
+        )
+        return f"{value // unit}{name}"
+    return str(value)

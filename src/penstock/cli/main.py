@@ -1,0 +1,180 @@
+"""
+The command `penstock`: what it can do, and how it says that something is wrong.
+
+Commands import what they need when they run: a role that is restarted should not wait for the others' libraries.
+"""
+
+from __future__ import annotations
+
+from typing import IO, Any, Final
+
+import click
+
+from penstock.errors import PenstockError
+
+EXIT_CANNOT_START: Final = 2
+
+
+class Sentence(click.ClickException):
+    """
+    What went wrong, in one sentence on standard error.
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_CANNOT_START) -> None:
+        """
+        Say it and end with this status.
+        """
+        super().__init__(message)
+        self.exit_code: int = exit_code  # type: ignore[misc]  # click reads it from the instance, and says so
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """
+        Print it.
+        """
+        click.echo(f"penstock: {self.message}", file=file, err=file is None)
+
+
+class _Commands(click.Group):
+    """
+    A group whose commands end with a sentence where they meet an error of ours.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PenstockError as error:
+            raise Sentence(error.message) from error
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`penstock COMMAND --help` says more about each command.",
+)
+def cli() -> None:
+    """
+    Penstock follows a Postgres database and serves live subsets of its tables over HTTP, without ever making its
+    write-ahead log pile up.
+
+    \b
+    See it work, with a Postgres of its own:
+        penstock demo
+    Serve your database (wal_level = logical, a user that may replicate):
+        penstock serve postgresql://user:password@localhost:5432/shop --insecure
+    Ask for a table, and then for what changes:
+        curl 'http://127.0.0.1:3000/v1/shape?table=items&offset=-1'
+    """  # noqa: D301 - \b is click's sign for "leave these lines alone"
+
+
+@cli.command()
+@click.argument("database_url", required=False)
+@click.option("--port", metavar="NUMBER", help="Where clients are served.  [default: 3000]")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 0.0.0.0]")
+@click.option("--data-dir", metavar="FOLDER", help="Where everything is kept.  [default: persistent]")
+@click.option("--relay-dir", metavar="FOLDER", help="The relay log, best on another disk.  [default: DATA-DIR/relay]")
+@click.option(
+    "--acknowledge",
+    metavar="relay|shapes",
+    help="Confirm to Postgres what is durable in the relay log, or in the logs of all shapes.  [default: relay]",
+)
+@click.option("--web-workers", metavar="NUMBER", help="Processes that answer clients.  [default: 1]")
+@click.option("--insecure", is_flag=True, help="Serve without a secret: who reaches the port reads every table.")
+@click.option("--single-process", is_flag=True, help="All in one process: for development.")
+@click.option("--demo-page", is_flag=True, help="Serve a page at /demo that shows a table changing.")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: info]")
+@click.option("--config", metavar="FILE", help="Settings in TOML.  [default: penstock.toml, if it is there]")
+def serve(database_url: str | None, config: str | None, **flags: str | bool | None) -> None:
+    """
+    Serve the tables of a database.
+
+    DATABASE_URL may be given in the environment instead, where other users of the machine cannot see the password.
+    Every setting is also a variable: --data-dir is PENSTOCK_DATA_DIR; `penstock settings` lists them all. Flags win
+    over variables, and those over penstock.toml.
+
+    \b
+    Try it on a database of your own:
+        penstock serve postgresql://postgres:password@localhost/shop --insecure
+    In production:
+        DATABASE_URL=postgresql://… PENSTOCK_SECRET=… penstock serve --data-dir /var/lib/penstock
+
+    Ctrl-C or SIGTERM ends it in order, within ten seconds. Exit status: 0 ended in order, 1 in haste (the next start
+    replays), 2 could not start, 70 a part of it ended again and again, 78 only a person can help; the reason is on
+    standard error.
+    """  # noqa: D301
+    from penstock.cli.serve import run_service  # noqa: PLC0415
+
+    given = {name: value for name, value in flags.items() if value not in {None, False}}
+    texts = {name: "true" if value is True else str(value) for name, value in given.items()}
+    if database_url is not None:
+        texts["database_url"] = database_url
+    outcome = run_service(texts, config)
+    if outcome.status:
+        raise Sentence(outcome.sentence, outcome.status)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(0, 65_535), help="Where to serve.  [default: 3000, or any that is free]")
+@click.option("--bundled", is_flag=True, help="Use the bundled Postgres even where one is installed.")
+def demo(port: int | None, *, bundled: bool) -> None:
+    """
+    Show a table changing live, with a Postgres of its own.
+
+    Starts a throwaway Postgres with a small fleet of turbines whose readings change a few times a second, and serves
+    them. Everything is gone after Ctrl-C.
+    """
+    from penstock.cli.demo import run_demo  # noqa: PLC0415
+
+    outcome = run_demo(port=port, bundled=bundled)
+    if outcome.status:
+        raise Sentence(outcome.sentence, outcome.status)
+
+
+@cli.command()
+@click.option("--markdown", is_flag=True, help="As a table in Markdown.")
+def settings(*, markdown: bool) -> None:
+    """
+    List all settings: names, defaults, meanings.
+    """
+    from penstock.service.settings import describe_all  # noqa: PLC0415
+
+    rows = describe_all()
+    if markdown:
+        click.echo("| Setting | Variable | Default | Meaning |\n|---|---|---|---|")
+        for row in rows:
+            names = ", ".join(f"`{name}`" for name in row.variables)
+            click.echo(f"| `{row.name}` | {names} | {row.default} | {row.meaning} |")
+        return
+    for row in rows:
+        click.echo(click.style(row.variables[0], bold=True) + (f"  [{row.default}]" if row.default else ""))
+        click.echo(f"    {row.meaning}")
+        if row.variables[1:]:
+            click.echo(f"    also {', '.join(row.variables[1:])}")
+
+
+@cli.command()
+def version() -> None:
+    """
+    Say which version this is.
+    """
+    from importlib.metadata import version as version_of  # noqa: PLC0415
+
+    click.echo(version_of("penstock"))
+
+
+@cli.command(hidden=True)
+@click.argument("name", expose_value=False)
+@click.pass_context
+def role(ctx: click.Context) -> None:
+    """
+    Be a child of `penstock serve`. NAME is for those who list processes; the orders come on standard input.
+    """
+    from penstock.service.lifecycle import run_role  # noqa: PLC0415
+
+    ctx.exit(run_role())
+
+
+def main() -> None:
+    """
+    Run the command line.
+    """
+    cli(prog_name="penstock")
