@@ -58,7 +58,7 @@ def _recorded(data_dir: Path) -> tuple[int | None, EndLsn]:
     Read epoch and boundary from a copy of the control store, as its next start would find them.
     """
     with tempfile.TemporaryDirectory() as copy:
-        for path in data_dir.glob("control.sqlite*"):
+        for path in (data_dir / "state").glob("control.sqlite*"):
             shutil.copy(path, copy)
         connection = sqlite3.connect(Path(copy) / "control.sqlite")
         try:

@@ -58,6 +58,8 @@ class Service:
             "PENSTOCK_INSECURE": "true",
             "PENSTOCK_REPLICATION_STREAM_ID": self.stream,
             "PENSTOCK_LOG_LEVEL": "debug",
+            # Waiting clients learn sooner that they have seen all.
+            "PENSTOCK_LONG_POLL_TIMEOUT_S": "3",
             **(env or {}),
         }
         self._http: Final = httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(30.0))

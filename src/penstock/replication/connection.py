@@ -72,6 +72,7 @@ class ReplicationClient:
         on_state: Callable[[ReceiverState], None],
         wake_fd: int,
         clock: Callable[[], float],
+        has_streamed: bool = False,
     ) -> None:
         """
         Make a client that `run` starts.
@@ -84,6 +85,7 @@ class ReplicationClient:
             wake_fd: the reading end of a non-blocking pipe. Whoever writes to it wants us to look again at what may be
                 confirmed and whether the sink has room. Not closed by us.
             clock: gives seconds that do not jump.
+            has_streamed: whether an earlier run of the same service has, so that no fault is fatal any more.
         """
         self._settings: Final = settings
         self._sink: Final = sink
@@ -96,7 +98,7 @@ class ReplicationClient:
         self._remake_reason = ""
         self._streaming_since: float | None = None
         self._state = ReceiverState(
-            ReceiverPhase.CONNECTING, clock(), "", ZERO_END, ZERO_END, ZERO_END, is_paused=False, has_streamed=False
+            ReceiverPhase.CONNECTING, clock(), "", ZERO_END, ZERO_END, ZERO_END, is_paused=False, has_streamed=has_streamed
         )
 
     def run(self) -> None:

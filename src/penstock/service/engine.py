@@ -20,7 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
+import uvloop
 
+from penstock.api.remote import ShapeSourceServer
 from penstock.collector.abc import RoutedPart
 from penstock.collector.collector import ShapeLogCollector
 from penstock.collector.flush_tracker import FlushTracker
@@ -48,6 +50,7 @@ from penstock.relay.epochs import RecordedBoundary
 from penstock.relay.reader import RelayReader, read_epoch
 from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, published_cell, receiver_cell
 from penstock.service.facts import RecordedFacts
+from penstock.service.lifecycle import RoleContext
 from penstock.service.settings import Settings
 from penstock.shape_log.store import FileShapeLogStore
 from penstock.shapes.offset import LogOffset
@@ -527,3 +530,37 @@ class EngineSource:
         See `ShapeSource.remove`.
         """
         return await self._engine.consumers.catalog.remove(handle)
+
+
+def run(context: RoleContext) -> None:
+    """
+    Be the engine until told to end.
+    """
+    uvloop.run(_run(context))
+
+
+async def _run(context: RoleContext) -> None:
+    stopping = asyncio.Event()
+
+    def beat() -> None:
+        health = engine.health()
+        context.heartbeat(is_ready=health.state == "active", state=health.reason or health.state)
+
+    engine = Engine(context.settings, context.board, wake_receiver=context.receiver_wake.ring, beat=beat)
+
+    def woken() -> None:
+        context.engine_wake.clear()
+        engine.wake()
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(context.engine_wake.reader, woken)
+    server = ShapeSourceServer(EngineSource(engine), context.engine_socket)
+    await server.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(engine.run(stopping), name="engine")
+            await context.stopping.stopped()
+            stopping.set()
+    finally:
+        loop.remove_reader(context.engine_wake.reader)
+        await server.close()

@@ -7,6 +7,7 @@ it is the part that must never stop. Shell.
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -24,10 +25,13 @@ from penstock.relay.writer import RelayWriter
 from penstock.replication.connection import ReplicationClient, ReplicationSettings
 from penstock.replication.state import ReceiverPhase, ReceiverState
 from penstock.service.cells import BoardPublisher, ReceiverReport, RecordedBoundaryCell, clip, receiver_cell
+from penstock.service.lifecycle import RoleContext, WakePipe
 from penstock.service.settings import Settings
 
 _log: Final = structlog.get_logger(__name__)
 
+LOOK_S: Final = 0.25
+"""How often the main thread looks at the two others without being woken."""
 DISK_STOP_S_MAX: Final = 3.0
 """How long a stop waits for the disk thread."""
 NOTHING_RECORDED: Final = RecordedBoundary(ZERO_END, ZERO_END, 0)
@@ -46,6 +50,7 @@ class Receiver:
         wake_fd: int,
         wake_self: Callable[[], None],
         wake_engine: Callable[[], None],
+        was_ready: bool = False,
     ) -> None:
         """
         Build it; nothing is connected or written before `start`.
@@ -56,6 +61,7 @@ class Receiver:
             wake_fd: reading end of the pipe that wakes the connection thread.
             wake_self: writes a byte into that pipe, without blocking.
             wake_engine: hints to the engine that more was published.
+            was_ready: whether this service has streamed before, so that a fault in the configuration is tried again.
         """
         self._acknowledge: Final = Acknowledge(settings.acknowledge)
         self._recorded: Final = RecordedBoundaryCell(board)
@@ -87,6 +93,7 @@ class Receiver:
             on_state=self._on_state,
             wake_fd=wake_fd,
             clock=time.monotonic,
+            has_streamed=was_ready,
         )
         self._thread: Final = threading.Thread(target=self._run, name="penstock-replication", daemon=True)
 
@@ -112,6 +119,20 @@ class Receiver:
         Why it ended, when nobody asked it to.
         """
         return self._failure
+
+    @property
+    def has_streamed(self) -> bool:
+        """
+        Whether this service has streamed before.
+        """
+        return self._state is not None and self._state.has_streamed
+
+    @property
+    def phase(self) -> str:
+        """
+        What the connection thread is doing.
+        """
+        return "" if self._state is None else self._state.phase.value
 
     def look(self) -> None:
         """
@@ -183,3 +204,36 @@ class Receiver:
             level = "warning" if state.phase in {ReceiverPhase.BACKING_OFF, ReceiverPhase.FAILED} else "info"
             getattr(_log, level)("replication " + state.phase.value, error=state.error or None)
         self.report()
+
+
+def run(context: RoleContext) -> None:
+    """
+    Be the receiver until told to end.
+
+    Raises:
+        PenstockError: why the connection thread ended by itself.
+    """
+    hint = WakePipe.create()
+    receiver = Receiver(
+        context.settings,
+        context.board,
+        wake_fd=hint.reader,
+        wake_self=hint.ring,
+        wake_engine=context.engine_wake.ring,
+        was_ready=context.was_ready,
+    )
+    receiver.start()
+    poll = select.poll()
+    poll.register(context.stopping.descriptor, select.POLLIN)
+    poll.register(context.receiver_wake.reader, select.POLLIN)
+    try:
+        while not context.stopping.is_set() and not receiver.wait_ended(0):
+            context.heartbeat(is_ready=receiver.has_streamed, state=receiver.phase)
+            if poll.poll(LOOK_S * 1000):
+                context.receiver_wake.clear()
+            receiver.look()
+            receiver.report()
+    finally:
+        receiver.stop()
+    if receiver.failure is not None:
+        raise receiver.failure

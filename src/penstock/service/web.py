@@ -6,17 +6,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
+
+import uvloop
 
 from penstock.api.abc import ShapeSource
 from penstock.api.app import ShapeApp
 from penstock.api.remote import RemoteShapeSource
 from penstock.api.server import serve
 from penstock.api.settings import ApiSettings
+from penstock.service.lifecycle import RoleContext
+from penstock.service.observed import ObservedSource
 from penstock.service.settings import Settings
 
+BEAT_S: Final = 0.25
+"""How often the loop says that it turns."""
 DRAIN_S_MAX: Final = 5
 """How long responses under way may take to end when the service stops."""
 
@@ -39,22 +45,48 @@ def api_settings(settings: Settings) -> ApiSettings:
     )
 
 
-async def serve_source(source: ShapeSource, settings: Settings, sock: socket.socket, stopping: asyncio.Event) -> None:
+async def serve_source(
+    source: ShapeSource, settings: Settings, listeners: Sequence[socket.socket], stopping: asyncio.Event
+) -> None:
     """
-    Answer HTTP on a bound socket from `source`, until told to stop.
+    Answer HTTP on bound sockets from `source`, until told to stop.
     """
     api = api_settings(settings)
-    app = ShapeApp(source, api, settings.data_dir)
-    await serve(app, sock, api, stopping)
+    async with asyncio.TaskGroup() as group:
+        for sock in listeners:
+            app = ShapeApp(source, api, settings.data_dir)
+            group.create_task(serve(app, sock, api, stopping), name=f"serve {sock.getsockname()}")
 
 
-async def serve_engine(path: Path, settings: Settings, sock: socket.socket, stopping: asyncio.Event) -> None:
+def run(context: RoleContext) -> None:
     """
-    Answer HTTP from the engine behind a Unix socket.
+    Answer HTTP until told to end.
     """
-    source = RemoteShapeSource(path)
-    await source.start()
+    uvloop.run(_run(context))
+
+
+async def _run(context: RoleContext) -> None:
+    stopping = asyncio.Event()
+    remote = RemoteShapeSource(context.engine_socket)
+    await remote.start()
     try:
-        await serve_source(source, settings, sock, stopping)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                serve_source(ObservedSource(remote, context.board), context.settings, context.listeners, stopping),
+                name="serve",
+            )
+            beating = group.create_task(beat_always(context), name="heartbeat")
+            await context.stopping.stopped()
+            stopping.set()
+            beating.cancel()
     finally:
-        await source.close()
+        await remote.close()
+
+
+async def beat_always(context: RoleContext) -> None:
+    """
+    Say for ever that the loop turns.
+    """
+    while True:
+        context.heartbeat(is_ready=True, state="serving")
+        await asyncio.sleep(BEAT_S)
