@@ -88,7 +88,9 @@ class RelayReader:
                 self._place = RelayPlace(number, 0)
                 return
         if oldest is None:
-            raise CorruptLogError(f"the epoch in {self._folder.name} has no segment")
+            # A spill buffer (`shapes` mode) may lose all its segments with the power; the first new one is the first.
+            self._place = RelayPlace(0, 0)
+            return
         raise CorruptLogError(f"the relay log reaches back to {oldest} and not to {boundary}")
 
     def read(self, up_to_exclusive: RelayPlace, bytes_max: int) -> list[RelayRecord]:
