@@ -98,7 +98,14 @@ class ReplicationClient:
         self._remake_reason = ""
         self._streaming_since: float | None = None
         self._state = ReceiverState(
-            ReceiverPhase.CONNECTING, clock(), "", ZERO_END, ZERO_END, ZERO_END, is_paused=False, has_streamed=has_streamed
+            ReceiverPhase.CONNECTING,
+            clock(),
+            "",
+            ZERO_END,
+            ZERO_END,
+            ZERO_END,
+            is_paused=False,
+            has_streamed=has_streamed,
         )
 
     def run(self) -> None:

@@ -194,11 +194,11 @@ class Stream:
             is_reading=is_reading,
             now=now,
         )
+        if reporter.is_half_open(now):
+            raise ConnectionLostError(f"The server has not answered for {HALF_OPEN_S:g} s.")
         if status is not None:
             scanner.is_reply_requested = False
             self._send(status)
-        elif reporter.is_half_open(now):
-            raise ConnectionLostError(f"The server has not answered for {HALF_OPEN_S:g} s.")
 
     def _send(self, status: SendStatus) -> None:
         at_us = int((time.time() - _POSTGRES_EPOCH_S) * 1_000_000)

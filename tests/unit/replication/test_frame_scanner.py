@@ -127,6 +127,26 @@ def test_a_large_transaction_leaves_in_parts() -> None:
     assert all(FRAME_BATCH_BYTES <= len(part.frames) < FRAME_BATCH_BYTES + 20_000 for part in parts[1:-1])
 
 
+def test_many_small_transactions_are_cut_by_bytes() -> None:
+    """
+    A long drain leaves in batches of about the limit, each with what belongs to it.
+    """
+    scanner = FrameScanner(ZERO_COMMIT)
+    rows = [encode_insert(16400, [b"x" * (number % 97)]) for number in range(10_000)]
+    whole = [payload for at, row in enumerate(rows, start=100) for payload in transaction(100 * at, row, xid=at)]
+    was_full = scanner.has_full_batch
+    scanner.feed(whole)
+    assert (was_full, scanner.has_full_batch) == (False, True)
+    parts = batches(scanner.drain(0))
+    assert b"".join(part.frames for part in parts) == frames(whole)
+    assert all(abs(len(part.frames) - FRAME_BATCH_BYTES) < 300 for part in parts[:-1])
+    for part in parts:
+        assert part.commit is not None
+        assert part.commit[0] == part.transactions[-1][0]
+        assert len(list(split_frames(part.frames))) == 3 * len(part.transactions)
+    assert sum(len(part.transactions) for part in parts) == 10_000
+
+
 def test_what_was_kept_is_dropped_but_for_descriptions() -> None:
     """
     A transaction sent again goes, the descriptions in it come with the next one, also when they fill a batch.
