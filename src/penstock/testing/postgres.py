@@ -367,6 +367,12 @@ class ThrowawayPostgres:
                 time.sleep(_POLL_INTERVAL_S)
             connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
 
+    def tool_path(self, name: str) -> Path:
+        """
+        Give the path of one of the server's own programs.
+        """
+        return self._bin / name
+
     def run_tool(self, name: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """
         Run one of the server's own programs (`pgbench`, `pg_recvlogical`, `psql` …) as the server's user.
@@ -377,7 +383,7 @@ class ThrowawayPostgres:
             PostgresFailedError: it failed; the message holds what it wrote.
         """
         environment = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres"}
-        return self._run([str(self._bin / name), *arguments], environment=environment, **options)
+        return self._run([str(self.tool_path(name)), *arguments], environment=environment, **options)
 
     def _create(self) -> None:
         """
