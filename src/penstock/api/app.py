@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from penstock.api import caching, params, plan
 from penstock.api.abc import ShapeSource
 from penstock.api.admission import Admission
-from penstock.api.exchange import Exchange, ReaderStalledError
+from penstock.api.exchange import Exchange
 from penstock.api.plan import JSON_TYPE, TEXT_TYPE, Answer, Planner
 from penstock.api.settings import ApiSettings
 from penstock.api.shape_route import Events, ShapeRoute, World
@@ -132,10 +132,10 @@ class ShapeApp:
             except asyncio.CancelledError:
                 if not exchange.absorb_interrupt():
                     raise
-                if exchange.is_stopping and not exchange.is_gone:
+                if exchange.is_stalled:
+                    exchange.cut()
+                elif not exchange.is_gone:
                     await exchange.answer(self._planner.stopping())
-            except ReaderStalledError:
-                exchange.cut()
             except Exception:  # noqa: BLE001 - whatever it is, the client learns nothing and the log everything
                 _log.exception("request failed", request_id=exchange.request_id, path=exchange.path)
                 if exchange.is_started:
@@ -143,10 +143,9 @@ class ShapeApp:
                 else:
                     await exchange.answer(self._planner.error(500, {"error": "Internal server error"}))
         except asyncio.CancelledError:
-            # The client left while it was being told something else.
+            # The client left, or stopped reading, while it was told why it gets nothing.
             if not exchange.absorb_interrupt():
                 raise
-        except ReaderStalledError:
             exchange.cut()
         finally:
             exchange.end()

@@ -2,9 +2,10 @@
 One request and its response, as the ASGI server hands them over.
 
 Shell. Adds the headers that all responses have, sends bodies at the pace of the reader, and ends the handler when there
-is no use in it any more: when the client has left, and when the server is told to stop before the response has begun.
-Both are done by cancelling the handler's task, so whatever it holds is released on the one way that cancellation
-takes. Watching for the client to leave costs a task; requests that are answered at once do without.
+is no use in it any more: when the client has left, when it has taken nothing for too long, and when the server is told
+to stop before the response has begun. All are done by cancelling the handler's task, so whatever it holds is released
+on the one way that cancellation takes. Watching for the client to leave costs a task; requests that are answered at
+once do without.
 """
 
 from __future__ import annotations
@@ -38,12 +39,6 @@ _PRINTABLE: Final = re.compile(rb"[\x21-\x7e]+")
 _BODILESS: Final = frozenset({204, 304})
 
 
-class ReaderStalledError(Exception):
-    """
-    The reader of a response has taken nothing for too long. Never leaves this package.
-    """
-
-
 class Exchange:
     """
     A request on its way to an answer.
@@ -58,6 +53,8 @@ class Exchange:
         self._watch_timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._interrupts = 0
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._sending_since: float | None = None
         self._abort: Callable[[], None] | None = (scope.get("extensions") or {}).get(ABORT_EXTENSION)
         self.method: Final[str] = scope["method"]
         self.path: Final = resolve_path(scope)
@@ -68,6 +65,7 @@ class Exchange:
         self.is_started = False
         self.is_streaming = False
         self.is_gone = False
+        self.is_stalled = False
         self.is_stopping = False
 
     def header_lines(self, name: bytes) -> list[bytes]:
@@ -89,8 +87,9 @@ class Exchange:
         Stop looking; nothing interrupts the handler's task from here on.
         """
         self._task = None
-        if self._watch_timer is not None:
-            self._watch_timer.cancel()
+        for timer in (self._watch_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
 
@@ -169,7 +168,7 @@ class Exchange:
                 async for part in parts:
                     await self._send_part(part, is_last=False)
         except asyncio.CancelledError:
-            if self.is_gone or not self.is_stopping or not self.absorb_interrupt():
+            if self.is_gone or self.is_stalled or not self.is_stopping or not self.absorb_interrupt():
                 raise
         finally:
             self.is_streaming = False
@@ -207,11 +206,23 @@ class Exchange:
         await self._put({"type": "http.response.body", "body": data, "more_body": not is_last})
 
     async def _put(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await self._send(message)
-        except TimeoutError as cause:
-            raise ReaderStalledError from cause
+        loop = asyncio.get_running_loop()
+        self._sending_since = loop.time()
+        if self._stall_timer is None:
+            self._stall_timer = loop.call_later(self._send_timeout_s, self._judge_stall, loop)
+        await self._send(message)
+        self._sending_since = None
+
+    def _judge_stall(self, loop: asyncio.AbstractEventLoop) -> None:
+        """
+        One timer for a whole response: it looks whether a part has been on its way for too long, and comes again.
+        """
+        waited_s = 0.0 if self._sending_since is None else loop.time() - self._sending_since
+        if waited_s >= self._send_timeout_s:
+            self.is_stalled = True
+            self._interrupt()
+        else:
+            self._stall_timer = loop.call_later(self._send_timeout_s - waited_s, self._judge_stall, loop)
 
     def _cors(self) -> list[Header]:
         origins = self.header_lines(b"origin")

@@ -10,6 +10,7 @@ Pure functions.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
@@ -18,6 +19,7 @@ from penstock.errors import DecodeError
 IDENTIFIER_CHARS_MAX: Final = 63
 DEFAULT_SCHEMA: Final = "public"
 
+_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 _ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
@@ -83,6 +85,8 @@ def _unquote(inner: str) -> str:
 
 
 def _fold(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text.lower()
     if not text:
         raise DecodeError("Invalid zero-length delimited identifier")
     if not (_is_letter(text[0]) and all(_is_letter(char) or _continues(char) for char in text)):
