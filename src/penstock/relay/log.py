@@ -231,9 +231,7 @@ class RelayLog:
     def _recover(self) -> None:
         disk = self._disk
         self._at_disk(disk.make_folder, self._folder)
-        for name in self._at_disk(disk.names, self._folder):
-            if name.endswith(_UNFINISHED):
-                self._at_disk(remove_tree, disk, self._folder / name)
+        self._remove_unfinished()
         numbers = epoch_numbers(self._at_disk(disk.names, self._folder))
         self._epoch_floor = max(numbers, default=0)
         for number in numbers:
@@ -428,6 +426,14 @@ class RelayLog:
             self._unproven = None
         return is_whole
 
+    def _remove_unfinished(self) -> None:
+        """
+        Remove epochs that were not completed.
+        """
+        for name in self._at_disk(self._disk.names, self._folder):
+            if name.endswith(_UNFINISHED):
+                self._at_disk(remove_tree, self._disk, self._folder / name)
+
     def _begin_epoch(self, found: SlotIdentity, reason: str) -> None:
         disk = self._disk
         # A number is used once, also by a try that fails half way.
@@ -443,7 +449,7 @@ class RelayLog:
         )
         folder = self._folder / epoch_name(header.epoch)
         unfinished = folder.with_name(folder.name + _UNFINISHED)
-        self._at_disk(remove_tree, disk, unfinished)
+        self._remove_unfinished()
         self._at_disk(disk.make_folder, unfinished)
         handle = self._at_disk(disk.create, unfinished / EPOCH_FILE)
         try:
@@ -501,9 +507,6 @@ class RelayLog:
             predecessor_end=previous.valid_end if previous is not None else 0,
             descriptions=tuple(self._descriptions.values()),
         )
-        with suppress(FileNotFoundError):
-            # A try before this one that could not be completed; nothing in it ever counted.
-            self._at_disk(self._disk.unlink, self._path(header.number))
         handle, size = self._write_segment(folder, header, is_synced=self._is_synced)
         if self._is_synced:
             try:
@@ -520,7 +523,13 @@ class RelayLog:
         Make the file with its header; give an open handle and its length.
         """
         data = encode_header(header)
-        handle = self._at_disk(self._disk.create, folder / segment_name(header.number))
+        path = folder / segment_name(header.number)
+        try:
+            handle = self._at_disk(self._disk.create, path)
+        except FileExistsError:
+            # A try before this one that could not be completed; nothing in it ever counted.
+            self._at_disk(self._disk.unlink, path)
+            handle = self._at_disk(self._disk.create, path)
         try:
             self._at_disk(self._disk.write, handle, (data,))
             if is_synced:
@@ -528,7 +537,7 @@ class RelayLog:
         except OSError:
             self._disk.close(handle)
             with suppress(OSError):
-                self._disk.unlink(folder / segment_name(header.number))
+                self._disk.unlink(path)
             raise
         return handle, len(data)
 
