@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from conformance.scripted_source import ScriptedSource, browse, in_file, row
+from penstock.api import shape_route
 from penstock.api.admission import Kind
 from penstock.api.app import ShapeApp
 from penstock.api.settings import FILE_BLOCK_BYTES, ApiSettings
@@ -484,15 +485,14 @@ def test_a_waiter_that_times_out_leaves_the_others_waiting(tmp_path: Path) -> No
     async def test(stage: Stage) -> None:
         handle = stage.source.shapes["items"].handle
         query = f"table=items&offset=0_inf&handle={handle}&live=true"
-        first = stage.begin(query)
+        stream = stage.begin(query + "&live_sse=true")
         await until(lambda: stage.source.waits_under_way == 1)
-        await asyncio.sleep(0.1)
-        second = stage.begin(query)
-        assert controls(await first) == [UP_TO_DATE]
+        assert controls(await stage.get(query)) == [UP_TO_DATE]
         assert stage.source.waits_under_way == 1
         stage.source.append("items", 60, row(2))
-        assert controls(await second) == ["data", UP_TO_DATE]
-        assert stage.source.waits == 1
+        await until(lambda: stage.source.waits == 2)
+        stage.source.drop("items")
+        assert (await stream).text.count("data: ") == 2
 
     play(test, tmp_path)
 
@@ -590,7 +590,57 @@ def test_events_from_a_place_never_reached_are_an_empty_stream(tmp_path: Path) -
     play(test, tmp_path)
 
 
+def test_quiet_stream_is_kept_alive_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A comment now and then keeps proxies patient; after its time the stream ends and the client comes again.
+    """
+    monkeypatch.setattr(shape_route, "SSE_KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(shape_route, "SSE_LIFE_S", 0.2)
+
+    async def test(stage: Stage) -> None:
+        shape = stage.source.shapes["items"]
+        query = f"table=items&offset=0_inf&handle={shape.handle}&live=true&live_sse=true"
+        response = await stage.get(query)
+        assert response.status_code == 200
+        assert set(response.text.split("\n\n")) == {": keep-alive", ""}
+        head = await stage.client.head(f"/v1/shape?{query}")
+        assert (head.headers["content-type"], head.content) == ("text/event-stream", b"")
+
+    play(test, tmp_path, PATIENT)
+
+
+@pytest.mark.parametrize("offset", ["0_inf", "60_0"])
+def test_stream_whose_file_is_gone_ends(tmp_path: Path, offset: str) -> None:
+    """
+    Nothing is left out: the client asks anew from where it stands, and learns what happened.
+    """
+
+    async def test(stage: Stage) -> None:
+        shape = stage.source.shapes["items"]
+        stage.source.append("items", 60, FilePiece("gone", 0, 5))
+        sse = stage.begin(f"table=items&offset={offset}&handle={shape.handle}&live=true&live_sse=true")
+        if offset == "60_0":
+            await until(lambda: stage.source.waits_under_way == 1)
+            stage.source.append("items", 70, FilePiece("gone", 0, 5))
+        assert (await sse).content == b""
+
+    play(test, tmp_path, PATIENT)
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_deleting_is_not_allowed(tmp_path: Path) -> None:
+    """
+    Clients do not end what others follow.
+    """
+
+    async def test(stage: Stage) -> None:
+        response = await stage.client.delete("/v1/shape?table=items")
+        assert (response.status_code, response.json()) == (405, {"message": "DELETE not allowed"})
+        assert response.headers["cache-control"] == "no-cache"
+
+    play(test, tmp_path)
 
 
 def test_fault_of_ours_tells_nothing(tmp_path: Path) -> None:

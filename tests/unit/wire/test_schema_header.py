@@ -69,6 +69,7 @@ INTERVAL_FULL = 0x7FFF << 16
         ("interval", 1 << 28 | 0xFFFF, {"fields": "SECOND"}),
         ("interval", 1 << 28 | 2, {"fields": "SECOND", "precision": 2}),
         ("interval", (1 << 3 | 1 << 10 | 1 << 11 | 1 << 12) << 16 | 0xFFFF, {"fields": "DAY TO SECOND"}),
+        ("interval", 1 << 4 << 16 | 0xFFFF, {}),
         ("int4", -1, {}),
         ("geometry", 17, {"type_mod": 17}),
     ],
