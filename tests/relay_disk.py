@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from penstock.relay.disk import SystemDisk
@@ -91,7 +92,7 @@ class FaultyDisk(SystemDisk):
         self._meet("create")
         handle = super().create(path)
         self._files[os.fstat(handle).st_ino] = self._handles[handle] = _File(path)
-        self._changed(path.parent, lambda: path.unlink(missing_ok=True))
+        self._changed(path.parent, partial(path.unlink, missing_ok=True))
         return handle
 
     def open(self, path: Path) -> int:
@@ -153,7 +154,11 @@ class FaultyDisk(SystemDisk):
         self._meet("unlink")
         backup = self._keep(path)
         super().unlink(path)
-        self._changed(path.parent, lambda: backup.rename(path) and None)
+
+        def undo() -> None:
+            backup.rename(path)
+
+        self._changed(path.parent, undo)
 
     def make_folder(self, folder: Path) -> None:
         if not folder.exists():

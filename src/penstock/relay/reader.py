@@ -4,7 +4,7 @@ The relay log as the engine reads it: files and a position, never beyond the pub
 One read path for live, catch-up and recovery. The reader writes nothing; it holds one open file, so a segment that is
 trimmed while it is read stays readable. A shell.
 
-Theory of operation. Up to the segment of the published end, each segment counts up to the byte that the header of the
+Theory of operation. Before the segment of the published end, each segment counts up to the byte that the header of the
 next one names; that segment counts up to the published byte. A place with byte 0 stands before a segment's header,
 whether the segment exists yet or not. Damage costs the rest of its segment, because descriptions and transactions may
 begin in what cannot be read: the reader then stands before the next segment. When that does not exist yet, the writer
@@ -24,6 +24,7 @@ from penstock.relay.abc import RelayPlace, RelayRecord, SessionRecord
 from penstock.relay.disk import read_at
 from penstock.relay.epochs import EPOCH_FILE, EpochHeader, decode_epoch, epoch_name, epoch_numbers
 from penstock.relay.records import scan
+from penstock.relay.recovery import recover_segment
 from penstock.relay.segments import SegmentHeader, decode_header, segment_name, segment_numbers
 
 READ_BYTES_MIN: Final = 4096
@@ -109,37 +110,18 @@ class RelayReader:
         try:
             return self._read(up_to_exclusive, bytes_max)
         except CorruptLogError as cause:
-            damaged = self._place
-            self._go_to(damaged.segment + 1)
+            number = self._place.segment or up_to_exclusive.segment
+            self._go_to(number + 1)
             raise CorruptLogError(
-                f"segment {segment_name(damaged.segment)} of epoch {self._folder.name} is damaged: {cause.message}"
+                f"segment {number} of epoch {int(self._folder.name)} is damaged: {cause.message}"
             ) from cause
 
     def _read(self, up_to: RelayPlace, bytes_max: int) -> list[RelayRecord]:
         records: list[RelayRecord] = []
         taken = 0
         while self._place < up_to and (taken < bytes_max or not records):
-            if self._place.byte == 0:
-                if self._place.segment == 0:
-                    self._go_to(self._first())
-                header, after = self._open()
-                records.append(SessionRecord(header.descriptions))
-                taken += after
-                self._place = RelayPlace(self._place.segment, after)
-                continue
-            stop = self._counts_up_to(up_to)
-            if self._place.byte >= stop:
-                self._go_to(self._place.segment + 1)
-                continue
-            begin = self._place.byte
             try:
-                for stored in scan(self._reads(), begin, stop, chunk_bytes=max(bytes_max - taken, READ_BYTES_MIN)):
-                    records.append(stored.record)
-                    self._place = RelayPlace(self._place.segment, stored.after)
-                    taken += stored.after - begin
-                    begin = stored.after
-                    if taken >= bytes_max:
-                        break
+                taken += self._step(up_to, bytes_max - taken, records)
             except CorruptLogError:
                 # What was read before it is good; the next call meets the damage again.
                 if not records:
@@ -147,16 +129,43 @@ class RelayReader:
                 break
         return records
 
+    def _step(self, up_to: RelayPlace, bytes_max: int, records: list[RelayRecord]) -> int:
+        """
+        Open a segment, read records of one, or go to the next; tell how many bytes were read.
+        """
+        if self._place.segment == 0:
+            self._go_to(self._first())
+        number, begin = self._place
+        if begin == 0:
+            header, after = decode_header(self._reads())
+            records.append(SessionRecord(header.descriptions))
+            self._place = RelayPlace(number, after)
+            return after
+        stop = self._counts_up_to(up_to)
+        if begin >= stop:
+            self._go_to(number + 1)
+            return 0
+        for stored in scan(self._reads(), begin, stop, chunk_bytes=max(bytes_max, READ_BYTES_MIN)):
+            records.append(stored.record)
+            self._place = RelayPlace(number, stored.after)
+            if stored.after - begin >= bytes_max:
+                break
+        return self._place.byte - begin
+
     def _counts_up_to(self, up_to: RelayPlace) -> int:
         number = self._place.segment
         if up_to.segment == number:
             return up_to.byte
         if self._end is None or self._end[0] != number:
-            self._end = (number, self._header(number + 1).predecessor_end)
+            try:
+                end = self._header(number + 1).predecessor_end
+            except CorruptLogError:
+                # That is the next segment's damage. This one counts as far as it would after a power cut.
+                read_at_handle = self._reads()
+                assert self._handle is not None
+                end = recover_segment(read_at_handle, os.fstat(self._handle).st_size).valid_end
+            self._end = (number, end)
         return self._end[1]
-
-    def _open(self) -> tuple[SegmentHeader, int]:
-        return decode_header(self._reads())
 
     def _reads(self) -> partial[bytes]:
         if self._handle is None:

@@ -72,6 +72,11 @@ def _verify_epoch(path: Path, epoch: int) -> Iterator[VerifyFinding]:
             yield VerifyFinding(file, is_fault=number != numbers[-1], text=cause.message)
             previous = None
             continue
+        if found.header.number != number or found.header.epoch != epoch:
+            text = f"says that it is segment {found.header.number} of epoch {found.header.epoch}"
+            yield VerifyFinding(file, is_fault=True, text=text)
+            previous = None
+            continue
         yield from _judge_predecessor(folder, previous, found)
         yield VerifyFinding(
             file, is_fault=False, text=f"{found.valid_end} bytes from {found.header.start} to {found.end}"

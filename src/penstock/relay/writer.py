@@ -342,10 +342,11 @@ class RelayWriter:
             if isinstance(item, _SessionRequest):
                 if group:
                     break
-                return [], self._queue.popleft(), 0  # type: ignore[return-value]
+                self._queue.popleft()
+                return [], item, 0
+            self._queue.popleft()
             group.append(item)
             size += len(item.frames) if isinstance(item, FrameBatch) else _FRONTIER_BYTES
-            self._queue.popleft()
         return group, None, size
 
     def _keep(self, group: list[Submitted]) -> None:

@@ -8,6 +8,7 @@ import errno
 import random
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -129,7 +130,7 @@ class History(RuleBasedStateMachine):
         if merged and batches:
             batches = [merge(batches)]
         for group in [batches] if grouped else [[batch] for batch in batches]:
-            if group and not self.attempt(lambda group=group: self.log.append(group)):
+            if group and not self.attempt(partial(self.log.append, group)):
                 return
 
     @precondition(lambda self: self.is_streaming and not self.source.is_drained())
