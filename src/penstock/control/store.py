@@ -27,6 +27,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeVar
@@ -208,7 +209,8 @@ class SqliteControlStore:
 
         def apply(connection: sqlite3.Connection) -> None:
             marked = connection.execute(
-                "UPDATE shapes SET state = ?, snapshot = ?, horizon = ?, settled = ? WHERE incarnation = ? AND state = ?",
+                "UPDATE shapes SET state = ?, snapshot = ?, horizon = ?, settled = ? WHERE incarnation = ? AND state = ?"
+                " AND epoch >= (SELECT coalesce(epoch, 0) FROM life)",
                 values,
             )
             if marked.rowcount != 1:
@@ -401,7 +403,7 @@ class _File:
                 self._reserve.unlink(missing_ok=True)
                 self.has_reserve = False
                 outcomes = self._try(calls)
-        except (sqlite3.Error, OSError) as cause:
+        except Exception as cause:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             self._failure = SyncFailedError(f"the control store failed ({cause}); restart when its disk is well")
             return full + [_Outcome(call.future, None, self._failure) for call in calls]
         if outcomes is None:
@@ -500,7 +502,8 @@ class _File:
             finally:
                 os.close(descriptor)
         except OSError:
-            self._reserve.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._reserve.unlink(missing_ok=True)
         else:
             self.has_reserve = True
 
