@@ -66,6 +66,18 @@ def test_a_flush_between_two_fragments_is_neither_lost_nor_too_much() -> None:
     assert tracker.pending_count == 0
 
 
+def test_a_report_of_a_half_way_transaction_pays_when_its_end_is_seen() -> None:
+    """A catch-up reader may be ahead; the boundary stays before the transaction until it is whole."""
+    tracker = tracker_with(1)
+    tracker.handle_txn_fragment(CommitLsn(1_100), [1], None, 0.0)
+    flushed(tracker, 1, 1_100)
+    assert boundary(tracker) == 1_000
+    assert tracker.pending_count == 1
+    tracker.handle_txn_fragment(CommitLsn(1_100), [1], EndLsn(1_110), 0.0)
+    assert boundary(tracker) == 1_110
+    assert tracker.pending_count == 0
+
+
 def test_a_report_beyond_what_was_sent_pays_everything() -> None:
     """Cover, not equality (B3), and the same report once more is nothing."""
     tracker = tracker_with(1)

@@ -154,6 +154,7 @@ def test_a_shape_added_half_way_gets_none_of_the_transaction(bench: Bench) -> No
     assert bench.add(2, LONE) == CommitLsn(1_100)
     bench.collector.handle([fragment(1_100, insert(LONE, 2), is_first=False)], 0.0)
     bench.collector.handle([fragment(1_100, insert(LONE, 4), end=1_110, is_first=False)], 0.0)
+    assert bench.tracker.debt_of(2) is None
     bench.collector.handle([fragment(1_200, insert(LONE, 0), end=1_210)], 0.0)
     assert [told for told in bench.delivery.told if told[0] == 2] == [(2, 1_200, [0], 1_210)]
     assert bench.add(3, LONE) == CommitLsn(1_200)
