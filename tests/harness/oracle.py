@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -58,10 +59,10 @@ class OracleClient:
             base_url, ShapeStream(shape.table, columns=shape.columns), client=self._http
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
+        """
+        Close its connections.
+        """
         await self._http.aclose()
 
     async def follow(self) -> None:
@@ -121,3 +122,57 @@ class OracleClient:
 
     def _rows(self) -> list[tuple[tuple[str, str | None], ...]]:
         return sorted((normalise(dict(row)) for row in self._subscription.rows.values()), key=repr)
+
+
+class Audience:
+    """
+    Clients that follow for as long as the block lasts; an asynchronous context manager.
+
+    A client that fails ends the block with its error.
+    """
+
+    def __init__(self, base_url: str, database_url: str) -> None:
+        self.clients: list[OracleClient] = []
+        self.history = History()
+        self._url = base_url
+        self._database_url = database_url
+        self._group = asyncio.TaskGroup()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        finally:
+            for client in self.clients:
+                await client.close()
+
+    def join(self, *shapes: ShapeUnderTest, name: str = "client") -> None:
+        """
+        Let one more client for each of these shapes follow from now on.
+        """
+        for shape in shapes:
+            client = OracleClient(self._url, shape, self.history, name=name)
+            self.clients.append(client)
+            self._tasks.append(self._group.create_task(client.follow(), name=f"{name} on {shape.table}"))
+
+    async def agree(self, timeout_s: float = 60.0) -> None:
+        """
+        Fail unless every client comes to equal the query.
+        """
+        for client in self.clients:
+            await client.agree(self._database_url, timeout_s)
+
+    @property
+    def rotations(self) -> list[int]:
+        """
+        How often each client had to start over.
+        """
+        return [client.rotation_count for client in self.clients]

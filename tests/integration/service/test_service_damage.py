@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.oracle import History, OracleClient
+from harness.oracle import Audience
 from harness.service import Service
 from harness.waiting import until
 from harness.workload import ShapeUnderTest
@@ -20,41 +19,30 @@ GOOD = ShapeUnderTest("good")
 OTHER = ShapeUnderTest("other")
 
 
-async def settled_service(database: Any, service: Service) -> tuple[OracleClient, OracleClient]:
+async def settle_and_stop(database: Any, service: Service, audience: Audience) -> None:
     """
-    Two shapes with changes in their logs, durable and confirmed; the service is then stopped.
+    Two shapes with changes in their logs, durable and confirmed; the service is then stopped, the clients go on.
     """
     for table in ("good", "other"):
         database.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, t text)")
-    clients = (OracleClient(service.url, GOOD, History()), OracleClient(service.url, OTHER, History()))
-    followers = [asyncio.create_task(client.follow()) for client in clients]
-    for client in clients:
-        await client.agree(database.url)
+    audience.join(GOOD, OTHER)
+    await audience.agree()
     for table in ("good", "other"):
         database.execute(f"INSERT INTO {table} SELECT g, 'row ' || g FROM generate_series(1, 200) g")
-        database.execute(f"UPDATE {table} SET t = 'changed' WHERE id %% 3 = 0")
-    for client in clients:
-        await client.agree(database.url)
-    for follower in followers:
-        follower.cancel()
-    await asyncio.gather(*followers, return_exceptions=True)
+        database.execute(f"UPDATE {table} SET t = 'changed' WHERE mod(id, 3) = 0")
+    await audience.agree()
     await service.stop()
-    return clients
 
 
-async def agree_again(database: Any, service: Service, clients: tuple[OracleClient, ...]) -> None:
+async def go_on(database: Any, service: Service, audience: Audience) -> None:
     """
-    Go on with the same clients, and write something new.
+    Start again and write something new, to the same clients.
     """
+    service.start()
     await service.wait_active()
-    followers = [asyncio.create_task(client.follow()) for client in clients]
     database.execute("INSERT INTO good VALUES (9001, 'afterwards')")
     database.execute("INSERT INTO other VALUES (9001, 'afterwards')")
-    for client in clients:
-        await client.agree(database.url)
-    for follower in followers:
-        follower.cancel()
-    await asyncio.gather(*followers, return_exceptions=True)
+    await audience.agree()
 
 
 def newest(folder: Path, pattern: str) -> Path:
@@ -68,28 +56,26 @@ async def test_a_torn_record_at_the_end_of_the_relay_log_is_cut(database: Any, t
     """
     Bytes that a power cut left half-written after the last synced record cost nothing.
     """
-    async with Service(database.url, tmp_path) as service:
-        clients = await settled_service(database, service)
+    async with Service(database.url, tmp_path) as service, Audience(service.url, database.url) as audience:
+        await settle_and_stop(database, service, audience)
         with newest(service.data_dir / "relay", "*.relay").open("ab") as segment:
             segment.write(b"\x00\x00\x01\x00torn")
-        service.start()
-        await agree_again(database, service, clients)
-        assert [client.rotation_count for client in clients] == [0, 0]
+        await go_on(database, service, audience)
+        assert audience.rotations == [0, 0]
 
 
 async def test_a_flipped_bit_in_the_last_relay_record_rotates_and_says_so(database: Any, tmp_path: Path) -> None:
     """
     When the relay log lost what was confirmed, nothing can be vouched for: every shape starts over, and is right.
     """
-    async with Service(database.url, tmp_path) as service:
-        clients = await settled_service(database, service)
+    async with Service(database.url, tmp_path) as service, Audience(service.url, database.url) as audience:
+        await settle_and_stop(database, service, audience)
         segment = newest(service.data_dir / "relay", "*.relay")
         data = bytearray(segment.read_bytes())
         data[-3] ^= 0x10
         segment.write_bytes(data)
-        service.start()
-        await agree_again(database, service, clients)
-        assert [client.rotation_count for client in clients] == [1, 1]
+        await go_on(database, service, audience)
+        assert audience.rotations == [1, 1]
         assert "epoch" in service.log_tail(400)
 
 
@@ -98,9 +84,9 @@ async def test_a_damaged_shape_log_costs_that_shape_only(database: Any, tmp_path
     """
     A shape whose settled files do not verify is given up; its neighbour goes on.
     """
-    async with Service(database.url, tmp_path) as service:
-        clients = await settled_service(database, service)
-        folder = next(path for path in (service.data_dir / "shapes").rglob(f"*{clients[0].handles[-1]}"))
+    async with Service(database.url, tmp_path) as service, Audience(service.url, database.url) as audience:
+        await settle_and_stop(database, service, audience)
+        folder = next(path for path in (service.data_dir / "shapes").rglob(f"*{audience.clients[0].handles[-1]}"))
         data_file = next(folder.glob("*.data"))
         data = bytearray(data_file.read_bytes())
         if damage == "truncate":
@@ -108,26 +94,24 @@ async def test_a_damaged_shape_log_costs_that_shape_only(database: Any, tmp_path
         else:
             data[-10] ^= 1
         data_file.write_bytes(data)
-        service.start()
-        await agree_again(database, service, clients)
-        assert [client.rotation_count for client in clients] == [1, 0]
+        await go_on(database, service, audience)
+        assert audience.rotations == [1, 0]
 
 
 async def test_a_torn_tail_of_a_shape_log_is_cut(database: Any, tmp_path: Path) -> None:
     """
     Bytes after the last settled commit, left by a power cut, cost nothing.
     """
-    async with Service(database.url, tmp_path) as service:
-        clients = await settled_service(database, service)
+    async with Service(database.url, tmp_path) as service, Audience(service.url, database.url) as audience:
+        await settle_and_stop(database, service, audience)
         for path in (service.data_dir / "shapes").rglob("*.data"):
             with path.open("ab") as data_file:
                 data_file.write(b',{"key":"half')
         for path in (service.data_dir / "shapes").rglob("*.index"):
             with path.open("ab") as index_file:
                 index_file.write(b"\x07\x00\x00")
-        service.start()
-        await agree_again(database, service, clients)
-        assert [client.rotation_count for client in clients] == [0, 0]
+        await go_on(database, service, audience)
+        assert audience.rotations == [0, 0]
 
 
 @pytest.fixture
@@ -153,11 +137,13 @@ async def test_a_full_disk_confirms_nothing_and_heals_when_space_returns(
     """
     With no space left nothing more is confirmed, the state is named, and all is well once space returns.
     """
-    async with Service(database.url, small_disk, "--acknowledge", mode) as service:
-        database.execute("CREATE TABLE good (id int PRIMARY KEY, t text)")
-        client = OracleClient(service.url, GOOD, History())
-        follower = asyncio.create_task(client.follow())
-        await client.agree(database.url)
+    database.execute("CREATE TABLE good (id int PRIMARY KEY, t text)")
+    async with (
+        Service(database.url, small_disk, "--acknowledge", mode) as service,
+        Audience(service.url, database.url) as audience,
+    ):
+        audience.join(GOOD)
+        await audience.agree()
         ballast = small_disk / "ballast"
         with ballast.open("wb", buffering=0) as file:
             try:
@@ -181,7 +167,6 @@ async def test_a_full_disk_confirms_nothing_and_heals_when_space_returns(
         )
         assert held[0][0]
         ballast.unlink()
-        await client.agree(database.url, timeout_s=90)
-        assert client.rotation_count == 0
+        await audience.agree(timeout_s=90)
+        assert audience.rotations == [0]
         await until("no problem is left", service.is_well)
-        follower.cancel()

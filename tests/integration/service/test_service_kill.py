@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.evidence import assert_covered
 
-from harness.oracle import History, OracleClient
+from harness.evidence import assert_covered
+from harness.oracle import Audience
 from harness.service import Service
 from harness.waiting import until_confirmed
 from harness.workload import SHAPES, Workload
@@ -33,14 +33,15 @@ async def test_nothing_is_lost_doubled_or_changed_by_kills(database: Any, postgr
     draw = random.Random(SEED)
     workload = Workload(database.url, seed=SEED, writer_count=2, pause_s=0.01, large_rows=400)
     await workload.create_schema()
-    history = History()
     # The restart budget is for services that cannot live; here every death is ours.
     env = {"PENSTOCK_RESTARTS_PER_HOUR_MAX": "100000"}
-    async with Service(database.url, tmp_path, env=env) as service, asyncio.TaskGroup() as group:
-        clients = [OracleClient(service.url, shape, history, name=shape.table) for shape in SHAPES]
-        followers = [group.create_task(client.follow(), name=client.name) for client in clients]
-        for client in clients:
-            await client.agree(database.url)
+    async with (
+        Service(database.url, tmp_path, env=env) as service,
+        Audience(service.url, database.url) as audience,
+        asyncio.TaskGroup() as group,
+    ):
+        audience.join(*SHAPES)
+        await audience.agree()
         writers = group.create_task(workload.run(), name="workload")
         for number in range(KILLS):
             await asyncio.sleep(draw.random() * 0.25)  # the moment of the kill is what is random here
@@ -58,15 +59,11 @@ async def test_nothing_is_lost_doubled_or_changed_by_kills(database: Any, postgr
                 case role:
                     await service.kill(role)
             if number % 5 == 4:
-                for client in clients:
-                    await client.agree(database.url, timeout_s=90)
+                await audience.agree(timeout_s=90)
         workload.stop()
         await writers
-        for client in clients:
-            await client.agree(database.url, timeout_s=90)
-        for follower in followers:
-            follower.cancel()
-        assert all(client.rotation_count == 0 for client in clients), [(c.name, c.handles) for c in clients]
+        await audience.agree(timeout_s=90)
+        assert set(audience.rotations) == {0}
         await service.stop()
         assert_covered(await database_confirmed(database, service), service)
 
@@ -87,12 +84,12 @@ async def test_the_slot_advances_while_the_engine_is_stopped(database: Any, tmp_
     """
     workload = Workload(database.url, seed=3, writer_count=1)
     await workload.create_schema()
-    history = History()
-    async with Service(database.url, tmp_path) as service, asyncio.TaskGroup() as group:
-        clients = [OracleClient(service.url, shape, history, name=shape.table) for shape in SHAPES]
-        followers = [group.create_task(client.follow(), name=client.name) for client in clients]
-        for client in clients:
-            await client.agree(database.url)
+    async with (
+        Service(database.url, tmp_path) as service,
+        Audience(service.url, database.url) as audience,
+    ):
+        audience.join(*SHAPES)
+        await audience.agree()
         engine = await service.kill("engine", signal.SIGSTOP)
         for number in range(5):
             database.execute("INSERT INTO keyless VALUES (%s, 'while stopped', now())", 1_000_000 + number)
@@ -100,11 +97,8 @@ async def test_the_slot_advances_while_the_engine_is_stopped(database: Any, tmp_
             await until_confirmed(database, service.slot, target)
         with contextlib.suppress(ProcessLookupError):  # the supervisor may have been faster and replaced it
             os.kill(engine, signal.SIGCONT)
-        for client in clients:
-            await client.agree(database.url)
-            assert client.rotation_count == 0
-        for follower in followers:
-            follower.cancel()
+        await audience.agree()
+        assert set(audience.rotations) == {0}
 
 
 @pytest.mark.timeout(600)
@@ -114,22 +108,17 @@ async def test_a_stopped_engine_is_replaced_and_clients_get_everything(database:
     """
     workload = Workload(database.url, seed=4, writer_count=1)
     await workload.create_schema()
-    history = History()
     async with (
         Service(database.url, tmp_path, env={"PENSTOCK_ENGINE_HANG_S": "3s"}) as service,
+        Audience(service.url, database.url) as audience,
         asyncio.TaskGroup() as group,
     ):
-        clients = [OracleClient(service.url, shape, history, name=shape.table) for shape in SHAPES]
-        followers = [group.create_task(client.follow(), name=client.name) for client in clients]
-        for client in clients:
-            await client.agree(database.url)
+        audience.join(*SHAPES)
+        await audience.agree()
         writers = group.create_task(workload.run(), name="workload")
         stopped = await service.kill("engine", signal.SIGSTOP)
         await service.pid("engine", other_than=stopped)
         workload.stop()
         await writers
-        for client in clients:
-            await client.agree(database.url)
-            assert client.rotation_count == 0
-        for follower in followers:
-            follower.cancel()
+        await audience.agree()
+        assert set(audience.rotations) == {0}

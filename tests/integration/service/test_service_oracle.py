@@ -1,31 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from harness.oracle import History, OracleClient
+from harness.oracle import Audience
 from harness.service import Service
 from harness.workload import SHAPES, Workload
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
-
-
-@contextlib.asynccontextmanager
-async def following(clients: list[OracleClient]) -> AsyncIterator[asyncio.TaskGroup]:
-    """
-    Let clients read for as long as the block lasts; the first that fails ends it.
-    """
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(client.follow(), name=client.name) for client in clients]
-        yield group
-        for task in tasks:
-            task.cancel()
 
 
 def commits(workload: Workload, count: int) -> asyncio.Event:
@@ -50,33 +35,23 @@ async def test_clients_equal_the_query_whenever_they_joined(database: Any, tmp_p
     """
     workload = Workload(database.url, seed=20261122)
     await workload.create_schema()
-    history = History()
-    async with Service(database.url, tmp_path, "--acknowledge", mode) as service, asyncio.TaskGroup() as group:
-        clients: list[OracleClient] = []
-        followers: list[asyncio.Task[None]] = []
-
-        def join(generation: int) -> None:
-            for shape in SHAPES:
-                client = OracleClient(service.url, shape, history, name=f"{shape.table} joined {generation}")
-                clients.append(client)
-                followers.append(group.create_task(client.follow(), name=client.name))
-
-        join(0)
+    async with (
+        Service(database.url, tmp_path, "--acknowledge", mode) as service,
+        Audience(service.url, database.url) as audience,
+        asyncio.TaskGroup() as group,
+    ):
+        audience.join(*SHAPES, name="from the start")
         writers = group.create_task(workload.run(), name="workload")
-        for generation in (1, 2):
+        for name in ("early", "late"):
             await commits(workload, 150).wait()
-            join(generation)
+            audience.join(*SHAPES, name=name)
         await commits(workload, 200).wait()
         workload.stop()
         await writers
-        join(3)
-        for client in clients:
-            await client.agree(database.url)
-        for follower in followers:
-            follower.cancel()
-        assert all(client.rotation_count == 0 for client in clients), "a healthy run gives nothing up"
-        status = (await httpx.AsyncClient().get(f"{service.url}/v1/status")).json()
-        assert status["shed_count"] == 0
+        audience.join(*SHAPES, name="afterwards")
+        await audience.agree()
+        assert set(audience.rotations) == {0}, "a healthy run gives nothing up"
+        assert (await service.status())["shed_count"] == 0
 
 
 async def test_what_happens_in_one_process_is_the_same(database: Any, tmp_path: Path) -> None:
@@ -85,14 +60,15 @@ async def test_what_happens_in_one_process_is_the_same(database: Any, tmp_path: 
     """
     workload = Workload(database.url, seed=7)
     await workload.create_schema()
-    history = History()
-    async with Service(database.url, tmp_path, "--single-process") as service:
-        clients = [OracleClient(service.url, shape, history, name=shape.table) for shape in SHAPES]
-        async with following(clients) as group:
-            writers = group.create_task(workload.run(), name="workload")
-            await commits(workload, 150).wait()
-            workload.stop()
-            await writers
-            for client in clients:
-                await client.agree(database.url)
-        assert all(client.rotation_count == 0 for client in clients)
+    async with (
+        Service(database.url, tmp_path, "--single-process") as service,
+        Audience(service.url, database.url) as audience,
+        asyncio.TaskGroup() as group,
+    ):
+        audience.join(*SHAPES)
+        writers = group.create_task(workload.run(), name="workload")
+        await commits(workload, 150).wait()
+        workload.stop()
+        await writers
+        await audience.agree()
+        assert set(audience.rotations) == {0}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.oracle import History, OracleClient
+from harness.oracle import Audience
 from harness.service import Service
 from harness.waiting import until_confirmed
 from harness.workload import ShapeUnderTest
@@ -28,14 +28,13 @@ async def test_a_busy_neighbour_does_not_hold_the_slot(database: Any, tmp_path: 
     database.execute("CREATE TABLE neighbour (t text)")
     async with (
         Service(database.url, tmp_path, "--acknowledge", mode) as service,
-        OracleClient(service.url, KEYLESS, History()) as client,
+        Audience(service.url, database.url) as audience,
     ):
-        follower = asyncio.create_task(client.follow())
-        await client.agree(database.url)
+        audience.join(KEYLESS)
+        await audience.agree()
         for _ in range(3):
             database.execute("INSERT INTO neighbour SELECT repeat('x', 1000) FROM generate_series(1, 500)")
             await until_confirmed(database, service.slot, database.query("SELECT pg_current_wal_lsn()::text")[0][0])
-        follower.cancel()
 
 
 @pytest.mark.timeout(300)
@@ -51,10 +50,10 @@ async def test_no_timeout_of_the_walsender_while_the_engine_is_stopped(tmp_path:
         env = {"PENSTOCK_ENGINE_HANG_S": "300s", "PENSTOCK_RELAY_BYTES_MAX": "4MiB"}
         async with (
             Service(database.url, tmp_path, env=env) as service,
-            OracleClient(service.url, KEYLESS, History()) as client,
+            Audience(service.url, database.url) as audience,
         ):
-            follower = asyncio.create_task(client.follow())
-            await client.agree(database.url)
+            audience.join(KEYLESS)
+            await audience.agree()
             before = database.query("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", service.slot)
             engine = await service.kill("engine", signal.SIGSTOP)
             for number in range(30):
@@ -67,9 +66,8 @@ async def test_no_timeout_of_the_walsender_while_the_engine_is_stopped(tmp_path:
             after = database.query("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", service.slot)
             assert before == after
             os.kill(engine, signal.SIGCONT)
-            await client.agree(database.url)
-            assert client.rotation_count == 0
-            follower.cancel()
+            await audience.agree()
+            assert audience.rotations == [0]
 
 
 async def test_sigterm_drains_in_time_with_clients_parked(database: Any, tmp_path: Path) -> None:
@@ -77,19 +75,18 @@ async def test_sigterm_drains_in_time_with_clients_parked(database: Any, tmp_pat
     Asked to end while clients wait, the service settles and leaves with status 0 within 10 s, and loses nothing.
     """
     database.execute("CREATE TABLE keyless (a int, b text, c timestamptz)")
-    async with Service(database.url, tmp_path) as service:
-        clients = [OracleClient(service.url, KEYLESS, History(), name=f"client {n}") for n in range(20)]
-        followers = [asyncio.create_task(client.follow()) for client in clients]
+    async with (
+        Service(database.url, tmp_path) as service,
+        Audience(service.url, database.url) as audience,
+    ):
+        for number in range(20):
+            audience.join(KEYLESS, name=f"client {number}")
         database.execute("INSERT INTO keyless VALUES (1, 'one', now())")
-        for client in clients:
-            await client.agree(database.url)
+        await audience.agree()
         await service.stop(timeout_s=10.0)
         database.execute("INSERT INTO keyless VALUES (2, 'two', now())")
         service.start()
         await service.wait_active()
-        for client in clients:
-            await client.agree(database.url)
-            assert client.rotation_count == 0
-            assert len(client.handles) == 1
-        for follower in followers:
-            follower.cancel()
+        await audience.agree()
+        assert set(audience.rotations) == {0}
+        assert {len(client.handles) for client in audience.clients} == {1}
