@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -101,6 +101,8 @@ class RelayWriter:
         self._recorded = recorded
         self._is_relay_mode = acknowledge is Acknowledge.RELAY
         self._wake_receiver = wake_receiver
+        # Of the connection thread: why the slot is new, until there is an epoch of it.
+        self._unkept_slot: str | None = None
         self._thread = threading.Thread(target=self._run, name="penstock-relay-disk", daemon=True)
         self._changed = threading.Condition()
         # All below under `_changed`, but for what only one thread writes and a glance at it may be old.
@@ -151,6 +153,11 @@ class RelayWriter:
             LogError: the disk refuses, or did not answer in `session_wait_s_max`. Try again later; until it succeeds
                 frames are dropped and `has_failed` stays true.
         """
+        if start.identity.is_new:
+            self._unkept_slot = start.identity.reason or "the slot is new"
+        elif self._unkept_slot is not None:
+            # Only the connection that made the slot is told so; the disk refused its epoch then.
+            start = replace(start, identity=replace(start.identity, is_new=True, reason=self._unkept_slot))
         request = _SessionRequest(start)
         with self._changed:
             if self._is_stopping or not self._thread.is_alive():
@@ -166,6 +173,7 @@ class RelayWriter:
             )
         if request.error is not None:
             raise request.error
+        self._unkept_slot = None
         return request.kept
 
     def submit(self, batch: FrameBatch) -> None:

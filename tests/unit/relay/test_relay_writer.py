@@ -230,6 +230,24 @@ def test_a_full_disk_is_told_and_passes(tmp_path: Path) -> None:
         bench.check()
 
 
+def test_a_new_slot_is_not_forgotten_when_the_disk_refuses_its_epoch(tmp_path: Path) -> None:
+    """The next connection finds the slot there, and still a new epoch begins for it."""
+    with started(tmp_path) as bench:
+        bench.sink.submit_frontier(EndLsn(5000))
+        bench.until(lambda: bench.sink.confirmable == EndLsn(5000))
+        bench.disk.faults.refused.update(FULL)
+        with pytest.raises(DiskFullError):
+            bench.sink.begin_session(session(identity(EndLsn(4000), is_new=True)))
+        bench.disk.faults.refused.clear()
+        bench.sink.begin_session(session(identity(EndLsn(4000))))
+        assert bench.writer.published is not None
+        assert bench.writer.published.epoch > 1
+        assert bench.sink.confirmable == EndLsn(4000)
+        epoch = bench.writer.published.epoch
+        bench.sink.begin_session(session(identity(EndLsn(4000))))
+        assert bench.writer.published.epoch == epoch
+
+
 def test_a_session_does_not_wait_for_ever(tmp_path: Path) -> None:
     """While the disk hangs a new connection is refused after the deadline, and one after it succeeds."""
     with started(tmp_path, limits=RelayLimits(session_wait_s_max=0.05)) as bench:
