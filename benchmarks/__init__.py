@@ -1,0 +1,3 @@
+"""
+What Penstock costs, as ratios to Postgres's own tools measured in the same run.
+"""

@@ -1,0 +1,117 @@
+"""
+A client that asks for a shape and throws away what it gets: as little of its own work as Python allows, because it
+shares the machine with what is measured.
+"""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlencode
+
+from benchmarks.source import TABLE
+from penstock.shapes.offset import LogOffset
+
+_BUFFER_BYTES: Final = 1 << 20
+_TIMEOUT_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    A response.
+
+    Attributes:
+        handle, offset, cursor: from its headers; empty when it has none.
+        is_up_to_date: whether there is nothing more at present.
+        bytes_count: length of the body.
+        row_count: how many inserts are in the body, when they were to be counted.
+    """
+
+    handle: str
+    offset: str
+    cursor: str
+    is_up_to_date: bool
+    bytes_count: int
+    row_count: int = 0
+
+
+class ShapeReader:
+    """
+    One connection to the service; a context manager.
+    """
+
+    def __init__(self, port: int) -> None:
+        """
+        Connect at the first request.
+        """
+        self._connection: Final = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
+        self._buffer: Final = memoryview(bytearray(_BUFFER_BYTES))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def ask(self, *, offset: str, is_counting: bool = False, **more: str) -> Reply:
+        """
+        Ask for the shape of the whole table from an offset, and read the answer to its end.
+        """
+        self.send(offset=offset, **more)
+        return self.receive(is_counting=is_counting)
+
+    def send(self, *, offset: str, **more: str) -> None:
+        """
+        Send a request; the answer is for `receive`.
+        """
+        self._connection.request("GET", "/v1/shape?" + urlencode({"table": TABLE, "offset": offset, **more}))
+
+    def receive(self, *, is_counting: bool = False) -> Reply:
+        """
+        Wait for an answer and read it.
+        """
+        response = self._connection.getresponse()
+        if response.status != http.client.OK:
+            raise RuntimeError(f"answered {response.status}: {response.read()[:500]!r}")
+        bytes_count = row_count = 0
+        if is_counting:
+            body = response.read()
+            bytes_count, row_count = len(body), body.count(b'"operation":"insert"')
+        else:
+            while count := response.readinto(self._buffer):
+                bytes_count += count
+        headers = response.headers
+        return Reply(
+            headers.get("electric-handle", ""),
+            headers.get("electric-offset", ""),
+            headers.get("electric-cursor", ""),
+            headers.get("electric-up-to-date") is not None,
+            bytes_count,
+            row_count,
+        )
+
+    def read_all(self, *, is_counting: bool = False) -> Reply:
+        """
+        Read the shape from its beginning, chunk by chunk, until there is nothing more; gives the last answer with the
+        counts of all.
+        """
+        reply = self.ask(offset="-1", is_counting=is_counting)
+        bytes_count, row_count = reply.bytes_count, reply.row_count
+        while not reply.is_up_to_date:
+            reply = self.ask(offset=reply.offset, handle=reply.handle, is_counting=is_counting)
+            bytes_count += reply.bytes_count
+            row_count += reply.row_count
+        return Reply(reply.handle, reply.offset, reply.cursor, True, bytes_count, row_count)  # noqa: FBT003
+
+    def position(self) -> int:
+        """
+        Ask how far the shape can be read: the transaction part of its last offset.
+        """
+        offset = LogOffset.parse(self.ask(offset="now").offset)
+        assert offset is not None
+        return offset.tx
