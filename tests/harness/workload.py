@@ -7,9 +7,10 @@ Everything is drawn from one seeded generator per writer, so a failing history c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import string
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, LiteralString
 
@@ -86,6 +87,23 @@ class Workload:
     on_commit: Callable[[], Awaitable[None]] | None = None
     _next_id: int = 0
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _writing: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._writing = asyncio.Semaphore(self.writer_count)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """
+        Hold all writers between two transactions for as long as the block lasts.
+        """
+        for _ in range(self.writer_count):
+            await self._writing.acquire()
+        try:
+            yield
+        finally:
+            for _ in range(self.writer_count):
+                self._writing.release()
 
     async def create_schema(self) -> None:
         """
@@ -119,7 +137,8 @@ class Workload:
                 async with await psycopg.AsyncConnection.connect(self.url) as connection:
                     while not self._stopping.is_set():
                         try:
-                            await self._transaction(connection, draw)
+                            async with self._writing:
+                                await self._transaction(connection, draw)
                         except psycopg.errors.OperationalError:
                             raise
                         except psycopg.Error:

@@ -59,7 +59,8 @@ async def test_nothing_is_lost_doubled_or_changed_by_kills(database: Any, postgr
                 case role:
                     await service.kill(role)
             if number % 5 == 4:
-                await audience.agree(timeout_s=90)
+                async with workload.paused():
+                    await audience.agree(timeout_s=90)
         workload.stop()
         await writers
         await audience.agree(timeout_s=90)
