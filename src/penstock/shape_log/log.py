@@ -192,13 +192,13 @@ class FileShapeLog:
         """
         Make everything appended readable. Called for each transaction delivered, also for one that added nothing.
         """
-        assert self._committed is None or commit_lsn > self._committed[0], "transactions ascend"
-        last = self._tail.commit()
-        if last is None:
-            last = self._written.last
-        assert last >= self._last
-        self._last = last
+        assert self._committed is None or commit_lsn.value > self._committed[0].value, "transactions ascend"
         self._committed = (commit_lsn, end)
+        last = self._tail.commit()
+        if last is not None:
+            self._last = last
+            return
+        self._last = self._written.last
         self._settle_nothing()
 
     def abandon_part(self) -> None:

@@ -96,30 +96,54 @@ def find_start(
         CorruptLogError: what was read does not verify.
         OSError: as the disk says.
     """
+    record = _first_ending_behind(disk, folder, after, from_record, up_to_record_exclusive)
+    if record.first > after:
+        return record.start_byte + (0 if record.start_byte == chunk_start_byte else 1)
+    run = disk.read(f"{folder}/{DATA_NAME}", record.start_byte, record.bytes_count)
+    if len(run) != record.bytes_count or zlib.crc32(run) != record.data_crc:
+        raise CorruptLogError("the data of a shape log does not verify")
+    return record.start_byte + find_after(run, after, record.elements_count)
+
+
+def _first_ending_behind(
+    disk: Disk, folder: str, after: LogOffset, from_record: int, up_to_record_exclusive: int
+) -> IndexRecord:
+    """
+    Bisect records in the file until few are left, then those few in memory.
+    """
+    path = f"{folder}/{INDEX_NAME}"
     low, high = from_record, up_to_record_exclusive
-    while high - low > _RECORDS_AT_ONCE:
+    block = b""
+    block_start = 0
+    found: IndexRecord | None = None
+    while low < high:
         middle = (low + high) // 2
-        if _records(disk, folder, middle, middle + 1)[0].last > after:
-            high = middle + 1
+        if block:
+            record = _decode(block, middle, (middle - block_start) * RECORD_BYTES)
+        elif high - low <= _RECORDS_AT_ONCE:
+            block = disk.read(path, record_byte(low), (high - low) * RECORD_BYTES)
+            block_start = low
+            continue
+        else:
+            record = _decode(disk.read(path, record_byte(middle), RECORD_BYTES), middle, 0)
+        if record.last > after:
+            found, high = record, middle
         else:
             low = middle + 1
-    for record in _records(disk, folder, low, high):
-        if record.last <= after:
-            continue
-        if record.first > after:
-            return record.start_byte + (0 if record.start_byte == chunk_start_byte else 1)
-        run = disk.read(f"{folder}/{DATA_NAME}", record.start_byte, record.bytes_count)
-        if len(run) != record.bytes_count or zlib.crc32(run) != record.data_crc:
-            raise CorruptLogError("the data of a shape log does not verify")
-        return record.start_byte + find_after(run, after, record.elements_count)
-    raise CorruptLogError("the index of a shape log does not lead to its data")
+    if found is None:
+        raise CorruptLogError("the index of a shape log does not lead to its data")
+    return found
 
 
 def _records(disk: Disk, folder: str, from_record: int, up_to_exclusive: int) -> list[IndexRecord]:
     count = up_to_exclusive - from_record
     data = disk.read(f"{folder}/{INDEX_NAME}", record_byte(from_record), count * RECORD_BYTES)
+    return [_decode(data, from_record + place, place * RECORD_BYTES) for place in range(count)]
+
+
+def _decode(data: bytes, ordinal: int, start_byte: int) -> IndexRecord:
     try:
-        return [decode_record(data, from_record + place, place * RECORD_BYTES) for place in range(count)]
+        return decode_record(data, ordinal, start_byte)
     except DecodeError as cause:
         raise CorruptLogError("the index of a shape log does not verify") from cause
 

@@ -96,17 +96,18 @@ class Tail:
         """
         if not elements:
             return
+        past = self.base + len(self._elements)
         if not self._txs or self._txs[-1] != tx:
             assert not self._txs or self._txs[-1] < tx, "transactions ascend"
             self._txs.append(tx)
-            self._starts.append(self.past)
+            self._starts.append(past)
         else:
             assert self._elements[-1][0] < elements[0][0], "positions ascend"
-        first = self.past
         self._elements.extend(elements)
         added = 0
         chunk_bytes = self._chunk_bytes
-        for past, (_, element) in enumerate(elements, start=first + 1):
+        for _, element in elements:
+            past += 1
             size = len(element)
             added += size
             chunk_bytes += size
@@ -121,10 +122,11 @@ class Tail:
         """
         Make everything readable; answers the last place, None when there is nothing new in memory.
         """
-        self.committed = self.past
+        elements = self._elements
+        self.committed = self.base + len(elements)
         self.open_bytes = 0
         self._chunk_bytes_committed = self._chunk_bytes
-        return LogOffset(self._txs[-1], self._elements[-1][0]) if self._elements else None
+        return LogOffset(self._txs[-1], elements[-1][0]) if elements else None
 
     def abandon(self) -> None:
         """
