@@ -79,7 +79,7 @@ def run_demo(*, port: int | None, bundled: bool) -> Outcome:
             insecure=True,
             data_dir=postgres.folder / "penstock",
             host=_HOST,
-            port=_free_port() if port is None else port,
+            port=_choose_port(port),
             demo_page=True,
             log_level="error",
         )
@@ -104,14 +104,16 @@ def run_demo(*, port: int | None, bundled: bool) -> Outcome:
     return outcome
 
 
-def _free_port() -> int:
+def _choose_port(asked: int | None) -> int:
     """
-    Give the usual port if it is free, else any.
+    Give the port asked for; else the usual one, or any if that is taken.
     """
+    if asked:
+        return asked
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((_HOST, _PORT))
+            probe.bind((_HOST, _PORT if asked is None else 0))
         except OSError:
             probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]
@@ -132,12 +134,12 @@ def _announce(console: Console, settings: Settings, postgres: ThrowawayPostgres,
             deadline = float("inf")
     change = "UPDATE turbines SET status = 'hello' WHERE id = 1"
     psql = postgres.tool_path("psql") if shutil.which("psql") is None else "psql"
-    console.print("[bold]Penstock is serving a table that changes three times a second.[/]\n")
+    console.print("[bold]Penstock is serving a table that changes all the time.[/]\n")
     console.print("  See it change:    ", f"[bold cyan]{base}{PATH}[/]", soft_wrap=True)
     console.print("  Ask for its rows: ", f"curl '{base}/v1/shape?table=turbines&offset=-1'", soft_wrap=True)
     console.print(
         "  Change it:        ",
-        f"{shlex.quote(str(psql))} {postgres.url_for('demo')} -c {shlex.quote(change)}",
+        f'{shlex.quote(str(psql))} {postgres.url_for("demo")} -c "{change}"',
         soft_wrap=True,
         markup=False,
     )
