@@ -168,7 +168,8 @@ class FileShapeLogStore:
         await self._until_done(settling.values())
         for incarnation, future in settling.items():
             if future.done():
-                outcomes[incarnation] = future.result().outcome
+                is_ours = future.exception() is not None
+                outcomes[incarnation] = SettleOutcome.FAILED if is_ours else future.result().outcome
         return outcomes
 
     def hung(self) -> list[int]:
@@ -227,7 +228,13 @@ class FileShapeLogStore:
 
         def finish(done: asyncio.Future[SettleResult]) -> None:
             del self._in_flight[log.incarnation]
-            log.finish_settle(job, done.result())
+            error = done.exception()
+            if error is None:
+                log.finish_settle(job, done.result())
+                return
+            # Our own fault, told loudly; it must not cost the other logs of this settle anything.
+            done.get_loop().call_exception_handler({"message": "a settle failed", "exception": error, "future": done})
+            log.finish_settle(job, SettleResult(SettleOutcome.FAILED, None, job.start, []))
 
         future.add_done_callback(finish)
         return future

@@ -241,6 +241,29 @@ def test_abandoned_part_is_cut_from_the_files() -> None:
     asyncio.run(scenario())
 
 
+def test_what_found_no_space_is_cut_when_it_is_not_wanted_any_more() -> None:
+    """
+    Bytes of an open part that were written before space ran out do not stay behind a shorter log.
+    """
+
+    async def scenario() -> None:
+        disk = FakeDisk()
+        store = FileShapeLogStore(ROOT, disk=disk, open_part_bytes_max=100)
+        log = await new_log(store, chunk_bytes_max=10_000)
+        before = size_of(disk, DATA_NAME)
+        log.append(200, [(op * 2, element(200, op * 2)) for op in range(20)])
+        disk.space_bytes = 700
+        assert await store.settle([log]) == {1: SettleOutcome.NO_SPACE}
+        disk.space_bytes = None
+        assert size_of(disk, DATA_NAME) == before + 700
+        log.abandon_part()
+        add(log, 300)
+        assert await store.settle([log]) == {1: SettleOutcome.SETTLED}
+        assert size_of(disk, DATA_NAME) == before + len(element(300, 0))
+
+    asyncio.run(scenario())
+
+
 def test_commits_without_elements_are_settled_without_writing() -> None:
     """
     A transaction that added nothing is as durable as what was before it, with no write.
@@ -316,6 +339,26 @@ def test_failed_sync_is_never_tried_again(name: str, number: int) -> None:
     asyncio.run(scenario())
 
 
+def test_fault_of_ours_costs_one_log_and_is_told() -> None:
+    """
+    A settle that fails for a reason that is no disk's ends its log, not the others, and does not go unnoticed.
+    """
+
+    async def scenario() -> None:
+        store = FileShapeLogStore(ROOT, disk=FakeDisk())
+        log, other = await new_log(store), await new_log(store, 2)
+        log.append(100, [(0, "text")])  # type: ignore[list-item] # the fault
+        log.commit(CommitLsn(100), EndLsn(101))
+        add(other, 100)
+        told: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        assert await store.settle([log, other]) == {1: SettleOutcome.FAILED, 2: SettleOutcome.SETTLED}
+        assert len(told) == 1
+        assert await store.settle([log]) == {1: SettleOutcome.FAILED}
+
+    asyncio.run(scenario())
+
+
 def test_hanging_sync_takes_one_log_and_its_thread() -> None:
     """
     While syncs of some logs hang, all others settle; those are named, and when they return they count.
@@ -360,6 +403,7 @@ def test_settle_returns_when_every_thread_hangs() -> None:
         gate = threading.Event()
         disk.gates = {DATA_NAME: gate}
         assert await store.settle(logs) == {}
+        assert store._writers.threads_count == 2
         gate.set()
         await turn_until(lambda: not any(log.is_settling for log in logs))
         assert all(log.settled for log in logs)
