@@ -131,6 +131,12 @@ class Service:
             await asyncio.sleep(POLL_S)
         raise AssertionError(f"not active after {timeout_s} s:\n{self.log_tail()}")
 
+    async def get(self, path: str, **params: str) -> httpx.Response:
+        """
+        Ask it anything.
+        """
+        return await self._http.get(self.url + path, params=params)
+
     async def status(self) -> dict[str, Any]:
         """
         Ask for everything it tells operators.
