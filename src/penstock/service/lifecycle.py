@@ -58,6 +58,7 @@ _BEAT_INTERVAL_S: Final = 0.05
 _REPORT_BYTES_MAX: Final = 4096
 _STACKS_BYTES_MAX: Final = 1024 * 1024
 _SUPERVISOR_SILENCE_S: Final = 10.0
+_LOADED_AT_S: Final = time.monotonic()
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -461,7 +462,9 @@ def describe_processes(board: Board, now: float) -> list[dict[str, object]]:
     state = read_supervisor(board)
     if state is None:
         beat = read_heartbeat(board, Cell.ENGINE_HEARTBEAT)
-        return [{"role": Role.SINGLE.value, "pid": os.getpid(), "state": beat.state if beat is not None else ""}]
+        state_text = beat.state if beat is not None else ""
+        uptime_s = round(now - _LOADED_AT_S, 3)
+        return [{"role": Role.SINGLE.value, "pid": os.getpid(), "uptime_s": uptime_s, "state": state_text}]
     listed: list[dict[str, object]] = [
         {
             "role": "supervisor",

@@ -73,7 +73,7 @@ _LOOK_INTERVAL_S: Final = 0.25
 _STACKS_S: Final = 0.5
 """How long a hung process gets to leave its stacks before it is killed."""
 _REPORT_BYTES_MAX: Final = 4096
-_DRAIN_PHASES: Final = ((Role.WEB, 0.3), (Role.ENGINE, 0.8), (Role.RECEIVER, 0.95))
+_DRAIN_PHASES: Final = ((Role.WEB, 0.5), (Role.ENGINE, 0.85), (Role.RECEIVER, 1.0))
 """Who ends when, and by which share of the whole time."""
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()

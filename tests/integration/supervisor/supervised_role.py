@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from pathlib import Path
+import threading
 
 from penstock.service.lifecycle import EXIT_CONFIG, RoleContext
 
@@ -33,7 +32,7 @@ def main() -> None:
         if not context.was_ready:
             context.heartbeat(is_ready=True)
             while not (folder / "seen").exists():
-                time.sleep(0.01)
+                context.stopping.wait(0.01)
             context.report("the password has changed")
             sys.exit(EXIT_CONFIG)
     elif plan == "config":
@@ -47,14 +46,11 @@ def main() -> None:
             beats += 1
     note("stopping")
     if plan == "stubborn":
-        while True:
-            time.sleep(1)
+        threading.Event().wait()
     for listener in context.listeners:
         listener.close()
     note("ended")
 
 
 if __name__ == "__main__":
-    if Path(sys.argv[1]).exists():
-        sys.path.insert(0, sys.argv[1])
     main()
