@@ -59,11 +59,16 @@ class ReceiverReport(msgspec.Struct, frozen=True, array_like=True):
 class RecordedCell(msgspec.Struct, frozen=True, array_like=True):
     """
     `penstock.relay.epochs.RecordedBoundary` as numbers.
+
+    Attributes:
+        boundary, trim_below, epoch: see there.
+        rolls: how often the engine has asked for a new segment, because it met damage in the newest.
     """
 
     boundary: int
     trim_below: int
     epoch: int
+    rolls: int = 0
 
 
 class TypedCell(Generic[_T]):
@@ -125,11 +130,19 @@ class RecordedBoundaryCell:
         """
         self._cell: Final = TypedCell(board, Cell.RECORDED_BOUNDARY, RecordedCell)
 
-    def write(self, recorded: RecordedBoundary) -> None:
+    def write(self, recorded: RecordedBoundary, rolls: int) -> None:
         """
         Tell it; the control store has it already.
         """
-        self._cell.write(RecordedCell(recorded.boundary.value, recorded.trim_below.value, recorded.epoch))
+        self._cell.write(RecordedCell(recorded.boundary.value, recorded.trim_below.value, recorded.epoch, rolls))
+
+    @property
+    def rolls(self) -> int:
+        """
+        How often the engine has asked for a new segment.
+        """
+        cell = self._cell.read()
+        return 0 if cell is None else cell.rolls
 
     def read(self) -> RecordedBoundary | None:
         """

@@ -116,6 +116,7 @@ class Engine:
         self._epoch = 0
         self._boundary = EndLsn(0)
         self._trim_below = EndLsn(0)
+        self._rolls = self._recorded_cell.rolls
         self._is_restored: Final = asyncio.Event()
         self._is_active: Final = asyncio.Event()
         self._recording: Final = asyncio.Lock()
@@ -229,8 +230,7 @@ class Engine:
         self._boundary = self._trim_below = recovered.boundary
         self._collector.begin_epoch(recovered.boundary)
         self._facts.restore(recovered.facts)
-        self._recorded_cell.write(RecordedBoundary(self._boundary, self._trim_below, self._epoch))
-        self._wake_receiver()
+        self._tell_recorded()
         is_clean = False
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -323,8 +323,7 @@ class Engine:
             self.consumers.registry.forget_all(reason)
             self._collector.begin_epoch(boundary)
             self._facts.forget_all()
-            self._recorded_cell.write(RecordedBoundary(boundary, boundary, epoch))
-        self._wake_receiver()
+        self._tell_recorded()
         _log.warning("a new epoch has begun", epoch=epoch, start=str(boundary), reason=reason, rotated_shapes=count)
 
     async def _open_source(self, published: PublishedEnd) -> RelayReader:
@@ -332,6 +331,9 @@ class Engine:
 
     async def _on_broken(self, error: CorruptLogError | DecodeError) -> None:
         _log.error("the relay log cannot be followed; every shape starts over", error=error.message)
+        # What follows the damage can be decoded only from where a segment begins.
+        self._rolls += 1
+        self._tell_recorded()
         await self.consumers.registry.condemn_all(f"relay log: {error.message}")
 
     # --- the boundary ------------------------------------------------------------------------------------------------
@@ -370,7 +372,13 @@ class Engine:
                 await self._control.checkpoint(boundary, moved)
                 self._settled_noted.update(moved)
             self._boundary, self._trim_below = boundary, trim_below
-            self._recorded_cell.write(RecordedBoundary(boundary, trim_below, self._epoch))
+        self._tell_recorded()
+
+    def _tell_recorded(self) -> None:
+        """
+        Show the receiver what the control store has.
+        """
+        self._recorded_cell.write(RecordedBoundary(self._boundary, self._trim_below, self._epoch), self._rolls)
         self._wake_receiver()
 
     # --- the database ------------------------------------------------------------------------------------------------
@@ -405,8 +413,11 @@ class Engine:
             return Health(state, "Postgres lock acquisition", detail, last_seen)
         if not report.has_streamed:
             return Health("starting", "replication client to be ready", detail, last_seen)
-        if self._intake.epoch is None or not self._is_restored.is_set():
+        # A shape made before everything published is handled again could miss a commit that is visible late.
+        if not self._is_restored.is_set() or not self._intake.is_caught_up:
             return Health("starting", "shape data to be loaded", detail, last_seen)
+        if self._intake.is_broken:
+            return Health("starting", "integrety checks", "the relay log is damaged", last_seen)
         return Health("active", "", detail, last_seen)
 
     def health(self) -> Health:
