@@ -52,11 +52,14 @@ class RecordedBoundary:
         boundary: the flush boundary.
         trim_below: segments that lie wholly at or below it are not needed any more; never beyond `boundary`.
         epoch: the epoch both belong to; 0 when the store has none yet.
+        damaged_segment: the last segment in which the engine's reader met damage, 0 for none. It can go on only where a
+            segment begins, so the writer leaves this one. Not durable, and need not be.
     """
 
     boundary: EndLsn
     trim_below: EndLsn
     epoch: int
+    damaged_segment: int = 0
 
 
 @dataclass(frozen=True, slots=True)

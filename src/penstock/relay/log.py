@@ -206,13 +206,6 @@ class RelayLog:
         """
         return EndLsn(self.published.end) if self.published is not None else ZERO_END
 
-    @property
-    def is_inside_transaction(self) -> bool:
-        """
-        Whether a transaction has begun and its commit has not come.
-        """
-        return self._open is not None
-
     # Start.
 
     def open(self) -> None:
@@ -411,9 +404,8 @@ class RelayLog:
                     self._at_disk(disk.write, target, (data,))
                 self._at_disk(disk.sync, target)
                 try:
-                    is_whole = (
-                        recover_segment(partial(disk.read, target), segment.valid_end).valid_end == segment.valid_end
-                    )
+                    found = recover_segment(partial(disk.read, target), segment.valid_end)
+                    is_whole = found.valid_end == segment.valid_end
                 except CorruptLogError:
                     is_whole = False
             finally:
@@ -732,13 +724,16 @@ class RelayLog:
 
     def trim(self, recorded: RecordedBoundary) -> None:
         """
-        Remove segments and epochs that the engine has recorded as not needed; what cannot be removed stays for later.
+        Remove segments and epochs that the engine has recorded as not needed, and leave a segment that it cannot read.
+        What cannot be removed stays for later.
 
         Raises:
             LogError: room had to be made by beginning a segment, and the disk refused.
         """
         if self._epoch is None or recorded.epoch != self._epoch.epoch:
             return
+        if recorded.damaged_segment >= self._number > 0:
+            self.roll()
         for number in list(self._older):
             if self._at_disk(remove_tree, self._disk, self._folder / epoch_name(number)):
                 del self._older[number]

@@ -8,7 +8,9 @@ Theory of operation. Before the segment of the published end, each segment count
 next one names; that segment counts up to the published byte. A place with byte 0 stands before a segment's header,
 whether the segment exists yet or not. Damage costs the rest of its segment, because descriptions and transactions may
 begin in what cannot be read: the reader then stands before the next segment. When that does not exist yet, the writer
-must begin one (`RelayWriter.roll`), and the reader gives nothing until it has.
+must begin one (`RecordedBoundary.damaged_segment` or `RelayWriter.roll`), and the reader gives nothing until it has.
+What is published meanwhile in the damaged segment is never read, so the reader raises once more when it gets to the
+next: whatever began to follow the log in between has missed something too.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ class RelayReader:
         self._handle: int | None = None
         # Of the segment at the place, once it has been asked for: the byte up to which it counts.
         self._end: tuple[int, int] | None = None
+        self._damaged_segment = 0
+        self._is_gap_ahead = False
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +65,13 @@ class RelayReader:
         Where the next read begins.
         """
         return self._place
+
+    @property
+    def damaged_segment(self) -> int:
+        """
+        The last segment in which damage was met; 0 for none. To be told to the writer, which may be in it still.
+        """
+        return self._damaged_segment
 
     def close(self) -> None:
         """
@@ -78,6 +89,7 @@ class RelayReader:
             CorruptLogError: the log does not reach back that far.
         """
         self.close()
+        self._is_gap_ahead = False
         oldest: EndLsn | None = None
         for number in reversed(self._numbers()):
             try:
@@ -100,18 +112,22 @@ class RelayReader:
 
         Raises:
             CorruptLogError: what lies before `up_to_exclusive` cannot be read, or less lies there than was read before
-                (the writer lost it). The reader stands before the next segment.
+                (the writer lost it). The reader stands before the next segment. Raised again when that is reached, if
+                it did not exist yet.
             FormatVersionError: newer code wrote the segment.
         """
         if self._place.byte > 0 and up_to_exclusive < self._place:
             lost = self._place
-            self._go_to(up_to_exclusive.segment + 1)
+            self._pass_over(up_to_exclusive.segment, up_to_exclusive)
             raise CorruptLogError(f"the relay log ended at {lost} and now ends at {up_to_exclusive}")
+        if self._is_gap_ahead and self._place < up_to_exclusive:
+            self._is_gap_ahead = False
+            raise CorruptLogError(f"what followed the damage in segment {self._damaged_segment} was not read")
         try:
             return self._read(up_to_exclusive, bytes_max)
         except CorruptLogError as cause:
             number = self._place.segment or up_to_exclusive.segment
-            self._go_to(number + 1)
+            self._pass_over(number, up_to_exclusive)
             raise CorruptLogError(
                 f"segment {number} of epoch {int(self._folder.name)} is damaged: {cause.message}"
             ) from cause
@@ -196,6 +212,14 @@ class RelayReader:
             return segment_numbers(entry.name for entry in self._folder.iterdir())
         except FileNotFoundError as cause:
             raise CorruptLogError(f"there is no epoch {self._folder.name}") from cause
+
+    def _pass_over(self, number: int, up_to: RelayPlace) -> None:
+        """
+        Give up the rest of a segment.
+        """
+        self._damaged_segment = number
+        self._is_gap_ahead = number >= up_to.segment
+        self._go_to(number + 1)
 
     def _go_to(self, number: int) -> None:
         self.close()

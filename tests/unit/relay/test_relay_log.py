@@ -244,7 +244,10 @@ def test_what_a_dead_process_left_unsynced_is_written_again(folder: Path, disk: 
     check(folder, source, log)
 
 
-def test_a_file_that_lost_bytes_between_start_and_session_begins_an_epoch(folder: Path, disk: FaultyDisk) -> None:
+@pytest.mark.parametrize("byte", [-1, 30])
+def test_a_file_that_lost_bytes_between_start_and_session_begins_an_epoch(
+    folder: Path, disk: FaultyDisk, byte: int
+) -> None:
     """What verified from the page cache and does not any more cannot be built on."""
     log = begun(folder, disk)
     source = Source()
@@ -254,7 +257,7 @@ def test_a_file_that_lost_bytes_between_start_and_session_begins_an_epoch(folder
     log.open()
     path = folder / epoch_name(1) / segment_name(1)
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[byte] ^= 1
     path.write_bytes(data)
     assert log.begin_session(session(), recorded()) == ZERO_COMMIT
     assert log.epoch is not None
@@ -354,7 +357,7 @@ def test_older_epochs_go_when_the_engine_has_the_newer(folder: Path, disk: Fault
     assert log.relay_bytes < old
 
 
-@pytest.mark.parametrize("fault", ["header", "folder", "segments", "store"])
+@pytest.mark.parametrize("fault", ["header", "file", "folder", "segments", "store"])
 def test_an_epoch_that_was_lost_begins_another(folder: Path, disk: FaultyDisk, fault: str) -> None:
     """A log that does not reach what was confirmed cannot be continued."""
     log = begun(folder, disk)
@@ -364,6 +367,8 @@ def test_an_epoch_that_was_lost_begins_another(folder: Path, disk: FaultyDisk, f
     epoch = folder / epoch_name(1)
     if fault == "header":
         (epoch / EPOCH_FILE).write_bytes(b"rubbish")
+    elif fault == "file":
+        (epoch / EPOCH_FILE).unlink()
     elif fault == "folder":
         epoch.rename(folder / "elsewhere")
     elif fault == "segments":
@@ -437,6 +442,34 @@ def test_a_log_full_of_what_nobody_needs_makes_room(folder: Path, disk: FaultyDi
     assert log.relay_bytes < 500
     send(source, log, 1)
     check(folder, source, log, source.transactions[4].end)
+
+
+def test_room_that_cannot_be_made_is_told(folder: Path, disk: FaultyDisk) -> None:
+    """A disk that refuses the segment which would make room ends the session, and the next one goes on."""
+    log = begun(folder, disk, RelayLimits(relay_bytes_max=500))
+    source = Source()
+    send(source, log, 5)
+    disk.faults.refused["sync_folder"] = errno.ENOSPC
+    with pytest.raises(DiskFullError):
+        log.trim(recorded(source.end, epoch=1))
+    disk.faults.refused.clear()
+    source.connect(log.begin_session(session(identity(source.end)), recorded(source.end, epoch=1)))
+    send(source, log, 1)
+    check(folder, source, log)
+
+
+def test_a_segment_under_another_name_is_damage(folder: Path, disk: FaultyDisk) -> None:
+    """A file whose header names another segment does not stand for the one it is called after."""
+    log = begun(folder, disk, RelayLimits(segment_bytes_max=1))
+    source = Source()
+    send(source, log, 2)
+    disk.process_ends()
+    epoch = folder / epoch_name(1)
+    (epoch / segment_name(3)).write_bytes((epoch / segment_name(2)).read_bytes())
+    log = make_log(folder, disk)
+    log.open()
+    assert log.end == source.end
+    assert segments(folder) == [1, 2]
 
 
 def test_a_transaction_too_large_to_keep_leaves_a_stub(folder: Path, disk: FaultyDisk) -> None:

@@ -47,6 +47,7 @@ class Written:
 @pytest.fixture
 def written(tmp_path: Path) -> Iterator[Written]:
     disk = FaultyDisk(tmp_path / "scratch")
+    # Every transaction begins a segment once the one before it holds something.
     log = make_log(tmp_path / "relay", disk, limits=RelayLimits(segment_bytes_max=1))
     log.open()
     log.begin_session(session(identity(is_new=True)), recorded())
@@ -134,16 +135,22 @@ def test_damage_costs_its_segment_only(written: Written, reader: RelayReader, by
 
 
 def test_damage_in_the_newest_segment_waits_for_another(written: Written, reader: RelayReader) -> None:
-    """Nothing is read from a damaged segment that is still written, until the writer begins the next."""
+    """
+    Nothing is read from a damaged segment that is still written, until the writer begins the next; then it is told
+    again, because what was written meanwhile is not read.
+    """
     reader.seek(written.source.transactions[3].end)
     written.damage(5)
     reader.read(written.published.place, 1)
     with pytest.raises(CorruptLogError):
         reader.read(written.published.place, 1)
+    assert reader.damaged_segment == 5
     assert reader.read(written.published.place, 1000) == []
-    written.log.roll()
+    written.log.trim(replace(recorded(epoch=1), damaged_segment=reader.damaged_segment))
     transaction = written.source.commit([(1, b"x")])
     written.log.append(written.source.send())
+    with pytest.raises(CorruptLogError, match="was not read"):
+        reader.read(written.published.place, 1000)
     assert decode(read_all(reader, written.published))[0] == [transaction.kept]
 
 
@@ -161,6 +168,10 @@ def test_a_published_end_that_moves_back_is_told(written: Written, reader: Relay
     with pytest.raises(CorruptLogError, match="now ends at"):
         reader.read(RelayPlace(4, 200), 1000)
     assert reader.place == RelayPlace(5, 0)
+    assert reader.read(RelayPlace(4, 300), 1000) == []
+    with pytest.raises(CorruptLogError, match="was not read"):
+        reader.read(written.published.place, 1000)
+    assert decode(read_all(reader, written.published))[0] == [written.source.transactions[4].kept]
 
 
 def test_a_segment_in_the_making_is_not_in_the_way(written: Written, reader: RelayReader) -> None:

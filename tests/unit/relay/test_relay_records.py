@@ -115,6 +115,12 @@ def test_a_damaged_header_is_corrupt(data: bytes) -> None:
             decode(reader(data[:byte]))
 
 
+def test_a_length_beyond_reason_is_corrupt() -> None:
+    """A damaged length is not taken for a reason to read a gigabyte."""
+    with pytest.raises(CorruptLogError, match="length"):
+        decode_epoch(reader(EPOCH_MAGIC + b"\0\0\0\x01\xff\xff\xff\xff\0\0\0\0"))
+
+
 def test_newer_files_are_refused_as_such() -> None:
     """A header of a later version that verifies is not called damaged."""
     with pytest.raises(FormatVersionError):
