@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from penstock.relay.disk import SystemDisk
@@ -44,11 +43,11 @@ class _File:
 @dataclass(slots=True)
 class _NameChange:
     """
-    Something done to a folder that is not synced yet, and how to undo it.
+    Something done to a folder that is not synced yet, and how to undo it wherever the folder is by then.
     """
 
     folder: Path
-    undo: Callable[[], None]
+    undo: Callable[[Path], None]
 
 
 @dataclass(slots=True)
@@ -92,7 +91,7 @@ class FaultyDisk(SystemDisk):
         self._meet("create")
         handle = super().create(path)
         self._files[os.fstat(handle).st_ino] = self._handles[handle] = _File(path)
-        self._changed(path.parent, partial(path.unlink, missing_ok=True))
+        self._changed(path.parent, lambda folder: (folder / path.name).unlink(missing_ok=True))
         return handle
 
     def open(self, path: Path) -> int:
@@ -143,10 +142,13 @@ class FaultyDisk(SystemDisk):
             if change.folder == source:
                 change.folder = target
 
-        def undo() -> None:
-            target.rename(source)
+        def undo(folder: Path) -> None:
+            (folder / target.name).rename(folder / source.name)
+            for change in self._changes:
+                if change.folder == target:
+                    change.folder = source
             if backup is not None:
-                backup.rename(target)
+                backup.rename(folder / target.name)
 
         self._changed(target.parent, undo)
 
@@ -155,8 +157,8 @@ class FaultyDisk(SystemDisk):
         backup = self._keep(path)
         super().unlink(path)
 
-        def undo() -> None:
-            backup.rename(path)
+        def undo(folder: Path) -> None:
+            backup.rename(folder / path.name)
 
         self._changed(path.parent, undo)
 
@@ -164,12 +166,12 @@ class FaultyDisk(SystemDisk):
         if not folder.exists():
             self._meet("make_folder")
             super().make_folder(folder)
-            self._changed(folder.parent, folder.rmdir)
+            self._changed(folder.parent, lambda parent: (parent / folder.name).rmdir())
 
     def remove_folder(self, folder: Path) -> None:
         self._meet("remove_folder")
         super().remove_folder(folder)
-        self._changed(folder.parent, folder.mkdir)
+        self._changed(folder.parent, lambda parent: (parent / folder.name).mkdir())
 
     def sync_folder(self, folder: Path) -> None:
         self._meet("sync_folder")
@@ -196,7 +198,7 @@ class FaultyDisk(SystemDisk):
             if any(change is each for each in undone):
                 # A name below a folder that is gone itself cannot be restored, and need not be.
                 with suppress(OSError):
-                    change.undo()
+                    change.undo(change.folder)
         self._changes = []
         for path in sorted(self._scratch.parent.rglob("*")):
             file = self._files.get(path.stat().st_ino)
@@ -210,7 +212,7 @@ class FaultyDisk(SystemDisk):
         os.link(path, backup)
         return backup
 
-    def _changed(self, folder: Path, undo: Callable[[], None]) -> None:
+    def _changed(self, folder: Path, undo: Callable[[Path], None]) -> None:
         self._changes.append(_NameChange(folder, undo))
 
     def _meet(self, call: str) -> None:

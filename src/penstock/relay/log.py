@@ -413,8 +413,8 @@ class RelayLog:
         finally:
             disk.close(source)
         if is_whole:
+            # The folder is synced with the segment that follows, before anything is confirmed.
             self._at_disk(disk.rename, copy, path)
-            self._at_disk(disk.sync_folder, self._epoch_folder)
             self._unproven = None
         return is_whole
 
