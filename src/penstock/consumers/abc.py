@@ -57,7 +57,25 @@ class ShapeAccounts(Protocol):
 
     def is_early(self, bounds: SnapshotBounds, routed_after: CommitLsn) -> bool:
         """
-        Tell whether the snapshot misses a commit at or before `routed_after`; what it does show is forgotten.
+        Tell whether the snapshot misses a commit at or before `routed_after`.
+        """
+        ...
+
+    def begin_snapshot(self) -> int:
+        """
+        A snapshot is about to be taken; answers a number to end it by, once `is_early` has been asked about it.
+        """
+        ...
+
+    def end_snapshot(self, number: int) -> None:
+        """
+        The snapshot will not be asked about any more.
+        """
+        ...
+
+    def confirm_visible(self, bounds: SnapshotBounds) -> None:
+        """
+        What this snapshot shows need not be remembered when those begun before now have ended.
         """
         ...
 

@@ -32,6 +32,9 @@ class CollectorAccounts:
         self._tracker: Final = tracker
         self._xids: Final = xids
         self._clock: Final = clock
+        self._last_snapshot = 0
+        self._snapshots: Final[set[int]] = set()
+        self._confirming: tuple[SnapshotBounds, set[int]] | None = None
 
     def add_shape(self, incarnation: int, definition: ShapeDefinition) -> CommitLsn:
         """
@@ -71,8 +74,41 @@ class CollectorAccounts:
         """
         Tell whether the snapshot misses a commit that the shape does not get from the stream either.
         """
-        self._xids.confirm_visible(bounds.snapshot, bounds.horizon)
         return self._xids.unseen_before(bounds.snapshot, routed_after)
+
+    def begin_snapshot(self) -> int:
+        """
+        A snapshot is about to be taken.
+        """
+        self._last_snapshot += 1
+        self._snapshots.add(self._last_snapshot)
+        return self._last_snapshot
+
+    def end_snapshot(self, number: int) -> None:
+        """
+        The snapshot will not be asked about any more.
+        """
+        self._snapshots.discard(number)
+        if self._confirming is not None:
+            bounds, older = self._confirming
+            older.discard(number)
+            if not older:
+                self._confirming = None
+                self._xids.confirm_visible(bounds.snapshot, bounds.horizon)
+
+    def confirm_visible(self, bounds: SnapshotBounds) -> None:
+        """
+        Forget what this snapshot shows, once no snapshot can be asked about that may be older.
+
+        Of two snapshots under way, the one heard of first may be the later one; what it shows the other may not. One
+        waits at a time; the next to come after it is as good as those passed over.
+        """
+        if self._confirming is not None:
+            return
+        if self._snapshots:
+            self._confirming = (bounds, set(self._snapshots))
+        else:
+            self._xids.confirm_visible(bounds.snapshot, bounds.horizon)
 
     @property
     def seen(self) -> tuple[CommitLsn, EndLsn]:

@@ -73,7 +73,8 @@ class Settler:
         self._registry: ConsumerRegistry | None = None
         self._wake: Final = asyncio.Event()
         self._calls: Final[set[asyncio.Task[None]]] = set()
-        self._finished: asyncio.Event = asyncio.Event()
+        # Replaced each time it is set: whoever waits on it waits for the next call to end, or the next shape to go.
+        self._finished = asyncio.Event()
         self.may_read: Final = asyncio.Event()
         """Set while tails leave room to read on."""
         self.may_read.set()
@@ -142,6 +143,7 @@ class Settler:
         """
         self._plan.forget(entry.incarnation)
         self._brake()
+        self._tell_finished()
 
     def _brake(self) -> None:
         if self._plan.total_bytes > self._limits.tail_bytes_max:
@@ -174,9 +176,12 @@ class Settler:
 
     def _called(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
+        self._wake.set()
+        self._tell_finished()
+
+    def _tell_finished(self) -> None:
         self._finished.set()
         self._finished = asyncio.Event()
-        self._wake.set()
 
     async def _wait(self) -> None:
         timeout: float | None = None
@@ -191,12 +196,21 @@ class Settler:
         Settle everything there is now and return when it was tried; for a clean stop, and to end tests.
         """
         assert self._registry is not None
-        while len(self._plan) or self._calls:
-            noted = [entry for entry in self._registry if self._plan.is_noted(entry.incarnation)]
-            if not self._calls and all(entry.incarnation in self._plan.resting for entry in noted):
-                return
-            self.ask([entry for entry in noted if entry.incarnation not in self._plan.resting])
+        self.ask(self._unsettled())
+        while self._unsettled() or self._calls:
             await self._finished.wait()
+
+    def _unsettled(self) -> list[ShapeEntry]:
+        """
+        List the shapes with something to settle whose disk has not said that it has no space.
+        """
+        assert self._registry is not None
+        resting = set(self._plan.resting)
+        return [
+            entry
+            for entry in self._registry
+            if self._plan.is_noted(entry.incarnation) and entry.incarnation not in resting
+        ]
 
     async def settle_now(self, entry: ShapeEntry) -> bool:
         """

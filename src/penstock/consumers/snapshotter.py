@@ -116,8 +116,14 @@ class Snapshotter:
         routed_after = consumer.done
         while True:
             async with AsyncExitStack() as attempt:
-                snapshot = await attempt.enter_async_context(self._source.open(entry.definition))
-                if not self._accounts.is_early(snapshot.bounds, routed_after):
+                number = self._accounts.begin_snapshot()
+                try:
+                    snapshot = await attempt.enter_async_context(self._source.open(entry.definition))
+                    is_early = self._accounts.is_early(snapshot.bounds, routed_after)
+                finally:
+                    self._accounts.end_snapshot(number)
+                self._accounts.confirm_visible(snapshot.bounds)
+                if not is_early:
                     stack.push_async_exit(attempt.pop_all())
                     return snapshot
             self.retaken_count += 1
