@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from penstock.api import caching, params, plan
 from penstock.api.abc import ShapeSource
@@ -49,10 +50,26 @@ class ShapeApp:
     Serves the shapes of a source over HTTP.
     """
 
-    def __init__(self, source: ShapeSource, settings: ApiSettings, data_dir: Path, world: World | None = None) -> None:
+    def __init__(
+        self,
+        source: ShapeSource,
+        settings: ApiSettings,
+        data_dir: Path,
+        world: World | None = None,
+        *,
+        pages: Mapping[str, ASGIApp] | None = None,
+    ) -> None:
         """
         Serve `source`; the files it names lie below `data_dir`.
+
+        Args:
+            source: owns the shapes.
+            settings: bounds and deadlines.
+            data_dir: what the paths in ranges are relative to.
+            world: clock and chance; another one in tests.
+            pages: further applications by path, open to everybody.
         """
+        self._pages = pages or {}
         self._source = source
         self._settings = settings
         self._server = f"Penstock/{settings.version}".encode()
@@ -156,6 +173,9 @@ class ShapeApp:
             await exchange.answer(_TOO_LONG)
             return
         is_reading = exchange.method in _READING
+        if exchange.path in self._pages:
+            await exchange.hand_over(self._pages[exchange.path])
+            return
         match exchange.path:
             case names.SHAPE_PATH if is_reading or exchange.method == "DELETE":
                 await self._serve_shape(exchange)

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from typing import Final
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penstock.api import caching
 from penstock.api.files import OpenBody
@@ -45,6 +45,7 @@ class Exchange:
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, server: bytes, send_timeout_s: float) -> None:
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._server = server
@@ -173,6 +174,13 @@ class Exchange:
         finally:
             self.is_streaming = False
         await self._send_part(b"", is_last=True)
+
+    async def hand_over(self, page: ASGIApp) -> None:
+        """
+        Let another application answer, with its own headers.
+        """
+        self.is_started = True
+        await page(self._scope, self._receive, self._send)
 
     async def answer_plain(self, answer: Answer) -> None:
         """

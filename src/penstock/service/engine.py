@@ -127,15 +127,12 @@ class Engine:
 
     def _build(self) -> None:
         settings = self._settings
-        url = parse_database_url(
-            settings.database_url,
-            ca_file=None
-            if settings.database_ca_certificate_file is None
-            else str(settings.database_ca_certificate_file),
-        )
-        pooled = url
+        ca_file = settings.database_ca_certificate_file
+        certificates = None if ca_file is None else str(ca_file)
+        tcp = settings.tcp_options()
+        url = pooled = parse_database_url(settings.database_url, ca_file=certificates, defaults=tcp)
         if settings.pooled_database_url is not None:
-            pooled = parse_database_url(settings.pooled_database_url)
+            pooled = parse_database_url(settings.pooled_database_url, ca_file=certificates, defaults=tcp)
         for warning in url.warnings:
             _log.warning(warning)
         self._admin_pool = ConnectionPool(url, size=settings.admin_pool_size)

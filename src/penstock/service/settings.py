@@ -54,7 +54,6 @@ _SLOT_PREFIX: Final = "penstock_slot_"
 _PUBLICATION_PREFIX: Final = "penstock_publication_"
 _STREAM_ID: Final = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]+", re.ASCII)
-_REPLICATION_IDLE_TIMEOUT_S_MIN: Final = 30.0
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SECRET_FIELDS: Final = frozenset({"database_url", "pooled_database_url", "secret"})
 
@@ -81,11 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     slot_name: str = _SLOT_PREFIX + "default"
     publication_name: str = _PUBLICATION_PREFIX + "default"
     temporary_slot: bool = False
-    replication_idle_timeout_s: float = 0.0
-    nap_s_max: float = 3600.0
     manual_table_publishing: bool = False
     publication_refresh_s: float = 60.0
-    schema_reconciler_s: float = 60.0
 
     data_dir: Path = Path("persistent")
     relay_dir: Path | None = None
@@ -94,12 +90,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     transaction_bytes_max: int | None = None
     tail_bytes_max: int = 256 * MIB
     chunk_bytes_max: int = 10 * MIB
-    shapes_max: int | None = None
     consumer_idle_s: float = 30.0
-    cleanup_interval_s: float = 10.0
     flush_stall_grace_s: float = 20.0
-    subquery_buffer_transactions_max: int = 1000
-    database_id: str = "single_stack"
     enable_integration_testing: bool = False
 
     port: int = 3000
@@ -112,7 +104,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     read_timeout_s: float = 60.0
     requests_initial_max: int = 300
     requests_existing_max: int = 10_000
-    connection_requests_max: int | None = None
     demo_page: bool = False
 
     single_process: bool = False
@@ -178,17 +169,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.database_ca_certificate_file is not None:
             options["sslrootcert"] = str(self.database_ca_certificate_file)
             options.setdefault("sslmode", "verify-full")
-        for name, seconds in (
-            ("keepalives_idle", self.database_tcp_keepalive_idle_s),
-            ("keepalives_interval", self.database_tcp_keepalive_interval_s),
-        ):
-            if seconds is not None:
-                options.setdefault(name, str(max(1, round(seconds))))
-        if self.database_tcp_keepalive_count is not None:
-            options.setdefault("keepalives_count", str(self.database_tcp_keepalive_count))
-        if self.database_tcp_user_timeout_s is not None:
-            options.setdefault("tcp_user_timeout", str(round(self.database_tcp_user_timeout_s * 1000)))
+        for name, value in self.tcp_options().items():
+            options.setdefault(name, value)
         options.setdefault("application_name", "penstock")
+        return options
+
+    def tcp_options(self) -> dict[str, str]:
+        """
+        Give libpq's parameters for what was said about keeping connections alive.
+        """
+        options: dict[str, str] = {}
+        if self.database_tcp_keepalive_idle_s is not None:
+            options["keepalives_idle"] = str(max(1, round(self.database_tcp_keepalive_idle_s)))
+        if self.database_tcp_keepalive_interval_s is not None:
+            options["keepalives_interval"] = str(max(1, round(self.database_tcp_keepalive_interval_s)))
+        if self.database_tcp_keepalive_count is not None:
+            options["keepalives_count"] = str(self.database_tcp_keepalive_count)
+        if self.database_tcp_user_timeout_s is not None:
+            options["tcp_user_timeout"] = str(round(self.database_tcp_user_timeout_s * 1000))
         return options
 
     def __repr__(self) -> str:
@@ -301,26 +299,12 @@ DECLARATIONS: Final = (
         "a slot that goes with the connection: nothing survives a restart",
         bare_aliases=("CLEANUP_REPLICATION_SLOTS_ON_SHUTDOWN",),
     ),
-    Declaration(
-        "replication_idle_timeout_s",
-        _D,
-        "close all database connections after so long without a transaction; 0 never",
-        ("REPLICATION_IDLE_TIMEOUT",),
-    ),
-    Declaration("nap_s_max", _D, "wake from that at least so often, to drain the slot", at_least=30),
     Declaration("manual_table_publishing", _T, "leave the publication's tables to you", ("MANUAL_TABLE_PUBLISHING",)),
     Declaration(
         "publication_refresh_s",
         _D,
         "how often the publication is compared with what is needed",
         ("TWEAKS_PUBLICATION_REFRESH_PERIOD",),
-        at_least=0.1,
-    ),
-    Declaration(
-        "schema_reconciler_s",
-        _D,
-        "how often all tables are compared with the catalog",
-        ("TWEAKS_SCHEMA_RECONCILER_PERIOD",),
         at_least=0.1,
     ),
     Declaration("data_dir", Kind.PATH, "where everything is kept", ("STORAGE_DIR",)),
@@ -342,13 +326,7 @@ DECLARATIONS: Final = (
     ),
     Declaration("tail_bytes_max", _S, "memory for entries that are not settled yet", at_least=MIB),
     Declaration("chunk_bytes_max", _S, "a response ends after so much", ("SHAPE_CHUNK_BYTES_THRESHOLD",), at_least=1),
-    Declaration(
-        "shapes_max", _W, "beyond it the least recently read go", ("MAX_SHAPES", "EXPERIMENTAL_MAX_SHAPES"), at_least=1
-    ),
     Declaration("consumer_idle_s", _D, "a consumer leaves memory after so long idle", ("SHAPE_HIBERNATE_AFTER",)),
-    Declaration(
-        "cleanup_interval_s", _D, "how often removed files are deleted", ("CLEANUP_INTERVAL_MS",), at_least=0.001
-    ),
     Declaration(
         "flush_stall_grace_s",
         _D,
@@ -356,14 +334,6 @@ DECLARATIONS: Final = (
         ("FLUSH_STALL_GRACE_PERIOD",),
         at_least=0.1,
     ),
-    Declaration(
-        "subquery_buffer_transactions_max",
-        _W,
-        "transactions a shape buffers while rows move in",
-        ("SUBQUERY_BUFFER_MAX_TRANSACTIONS",),
-        at_least=1,
-    ),
-    Declaration("database_id", Kind.TEXT, "name of this database in hashes of tags", ("DATABASE_ID",)),
     Declaration("enable_integration_testing", _T, "let clients delete shapes", ("ENABLE_INTEGRATION_TESTING",)),
     Declaration("port", _W, "where clients are served; 0 for any free one", ("PORT",), at_most=_PORT_MAX),
     Declaration("host", Kind.TEXT, "address to listen on"),
@@ -381,13 +351,6 @@ DECLARATIONS: Final = (
     ),
     Declaration("requests_initial_max", _W, "requests at a time for new shapes, of a worker", at_least=1),
     Declaration("requests_existing_max", _W, "all other requests at a time, of a worker", at_least=1),
-    Declaration(
-        "connection_requests_max",
-        _W,
-        "requests on one connection before it is closed; without limit",
-        ("TWEAKS_CONN_MAX_REQUESTS",),
-        at_least=1,
-    ),
     Declaration("demo_page", _T, "serve the page at /demo that shows a table changing"),
     Declaration("single_process", _T, "all in one process: for development"),
     Declaration("engine_hang_s", _D, "an engine silent for so long is killed and restarted", at_least=1),
@@ -403,6 +366,14 @@ DECLARATIONS: Final = (
 )
 
 WITHOUT_EFFECT: Final = (
+    "REPLICATION_IDLE_TIMEOUT",
+    "TWEAKS_SCHEMA_RECONCILER_PERIOD",
+    "MAX_SHAPES",
+    "EXPERIMENTAL_MAX_SHAPES",
+    "CLEANUP_INTERVAL_MS",
+    "SUBQUERY_BUFFER_MAX_TRANSACTIONS",
+    "DATABASE_ID",
+    "TWEAKS_CONN_MAX_REQUESTS",
     "DATABASE_USE_IPV6",
     "PUBLICATION_ALTER_DEBOUNCE_TIME",
     "SHAPE_SUSPEND_CONSUMER",
@@ -516,12 +487,6 @@ def read(
     certificate = values.get("database_ca_certificate_file")
     if certificate is not None and not certificate.is_file():
         raise ConfigError(f"database_ca_certificate_file: there is no file {certificate}")
-    idle_s = values.get("replication_idle_timeout_s", 0.0)
-    if 0 < idle_s < _REPLICATION_IDLE_TIMEOUT_S_MIN:
-        raise ConfigError(
-            f"Invalid value for PENSTOCK_REPLICATION_IDLE_TIMEOUT: {round(idle_s * 1000)}. "
-            "The minimum supported timeout is 30sec."
-        )
     settings = Settings(**values)
     if settings.transaction_limit_bytes > settings.relay_bytes_max // 2:
         raise ConfigError("transaction_bytes_max must not be over half of relay_bytes_max: raise the latter")

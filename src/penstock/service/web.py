@@ -17,13 +17,14 @@ from penstock.api.app import ShapeApp
 from penstock.api.remote import RemoteShapeSource
 from penstock.api.server import serve
 from penstock.api.settings import ApiSettings
+from penstock.dashboard.page import PATH, DemoPage
 from penstock.service.lifecycle import RoleContext
 from penstock.service.observed import ObservedSource
 from penstock.service.settings import Settings
 
 BEAT_S: Final = 0.25
 """How often the loop says that it turns."""
-DRAIN_S_MAX: Final = 5
+DRAIN_S_MAX: Final = 4
 """How long responses under way may take to end when the service stops."""
 
 
@@ -52,9 +53,10 @@ async def serve_source(
     Answer HTTP on bound sockets from `source`, until told to stop.
     """
     api = api_settings(settings)
+    pages = {PATH: DemoPage()} if settings.demo_page else {}
     async with asyncio.TaskGroup() as group:
         for sock in listeners:
-            app = ShapeApp(source, api, settings.data_dir)
+            app = ShapeApp(source, api, settings.data_dir, pages=pages)
             group.create_task(serve(app, sock, api, stopping), name=f"serve {sock.getsockname()}")
 
 

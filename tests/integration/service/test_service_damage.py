@@ -79,23 +79,41 @@ async def test_a_flipped_bit_in_the_last_relay_record_rotates_and_says_so(databa
         assert "epoch" in service.log_tail(400)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip"])
-async def test_a_damaged_shape_log_costs_that_shape_only(database: Any, tmp_path: Path, damage: str) -> None:
+def data_file(service: Service, handle: str) -> Path:
     """
-    A shape whose settled files do not verify is given up; its neighbour goes on.
+    The settled entries of a shape.
+    """
+    folder = next(path for path in (service.data_dir / "shapes").rglob(f"*{handle}"))
+    return next(folder.glob("*.data"))
+
+
+async def test_a_shape_log_that_lost_its_end_costs_that_shape_only(database: Any, tmp_path: Path) -> None:
+    """
+    A shape whose files hold less than was recorded is given up when it is first touched; its neighbour goes on.
     """
     async with Service(database.url, tmp_path) as service, Audience(service.url, database.url) as audience:
         await settle_and_stop(database, service, audience)
-        folder = next(path for path in (service.data_dir / "shapes").rglob(f"*{audience.clients[0].handles[-1]}"))
-        data_file = next(folder.glob("*.data"))
-        data = bytearray(data_file.read_bytes())
-        if damage == "truncate":
-            del data[-10:]
-        else:
-            data[-10] ^= 1
-        data_file.write_bytes(data)
+        damaged = data_file(service, audience.clients[0].handles[-1])
+        damaged.write_bytes(damaged.read_bytes()[:-10])
         await go_on(database, service, audience)
         assert audience.rotations == [1, 0]
+
+
+async def test_a_flipped_bit_in_a_shape_log_is_never_served(database: Any, tmp_path: Path) -> None:
+    """
+    A shape with a flipped bit is given up when somebody reads that part; nobody is served it, its neighbour goes on.
+    """
+    async with Service(database.url, tmp_path) as service, Audience(service.url, database.url) as audience:
+        await settle_and_stop(database, service, audience)
+        damaged = data_file(service, audience.clients[0].handles[-1])
+        data = bytearray(damaged.read_bytes())
+        data[-10] ^= 1
+        damaged.write_bytes(data)
+        await go_on(database, service, audience)
+        audience.join(GOOD, OTHER, name="who reads all of it")
+        await audience.agree()
+        assert audience.rotations[:2] == [1, 0]
+        assert audience.rotations[3] == 0
 
 
 async def test_a_torn_tail_of_a_shape_log_is_cut(database: Any, tmp_path: Path) -> None:
