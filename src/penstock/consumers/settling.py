@@ -188,8 +188,10 @@ class Settler:
         if len(self._calls) < self._limits.settle_calls_count_max:
             due_at = self._plan.due_at()
             timeout = None if due_at is None else max(0.0, due_at - self._clock())
+        # Not `wait_for`, which before Python 3.12 may swallow a cancellation.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
 
     async def settle_all(self) -> None:
         """
