@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -58,7 +59,9 @@ ITEMS: Final = Table(
     "f",
 )
 DESCRIPTION: Final = RelationDescription(
-    ITEMS.id, "f", tuple(StreamColumn(column.name, column.type_oid, column.typmod, is_key=True) for column in ITEMS.columns)
+    ITEMS.id,
+    "f",
+    tuple(StreamColumn(column.name, column.type_oid, column.typmod, is_key=True) for column in ITEMS.columns),
 )
 
 SMALL: Final = ConsumerLimits(
@@ -98,7 +101,7 @@ class Transaction:
         if sizes is not None and len(self.changes) > 1:
             cuts = sorted({*cuts, *(sizes.randrange(len(self.changes)) for _ in range(2))})
         found: list[StreamEvent] = []
-        for start, past in zip(cuts, cuts[1:], strict=False):
+        for start, past in pairwise(cuts):
             # Changes are made anew: what was encoded of them is not remembered across deliveries.
             changes = [replace(change) for change in self.changes[start:past]]
             end = self.end if past == len(self.changes) else None
@@ -159,7 +162,9 @@ class Database:
         rows = [row for hidden in self.hidden for change in hidden.changes for row in (change.old, change.new)]
         return {row[0] for row in rows if row is not None and row[0] is not None}
 
-    def commit(self, ops: list[Op], *, is_hidden: bool = False, relation: RelationDescription = DESCRIPTION) -> Transaction:
+    def commit(
+        self, ops: list[Op], *, is_hidden: bool = False, relation: RelationDescription = DESCRIPTION
+    ) -> Transaction:
         """
         Commit operations, each a kind with old and new row.
         """
@@ -167,9 +172,7 @@ class Database:
         self._xid += 1
         commit = CommitLsn(self._lsn)
         self._lsn += 24
-        changes = [
-            Change(Operation(kind), relation, 2 * place, old, new) for place, (kind, old, new) in enumerate(ops)
-        ]
+        changes = [Change(Operation(kind), relation, 2 * place, old, new) for place, (kind, old, new) in enumerate(ops)]
         transaction = Transaction(commit, EndLsn(self._lsn), self._xid, changes)
         self.wal.append(transaction)
         apply(self.rows, transaction)
@@ -365,6 +368,7 @@ class Control:
         """
         Condemn.
         """
+        del at
         await self._sync()
         for incarnation in incarnations:
             self.tombstones.append((incarnation, reason))
@@ -438,12 +442,14 @@ class Source:
         """
         Go to the beginning, which is good for everything.
         """
+        del boundary
         self._at = 0
 
     def read(self, up_to_exclusive: RelayPlace, bytes_max: int) -> list[RelayRecord]:
         """
         Read one record.
         """
+        del bytes_max
         if self._at >= up_to_exclusive.byte:
             return []
         self._at += 1
@@ -517,6 +523,7 @@ class Engine:
         Build it; nothing runs yet.
         """
         self.world: Final = world
+        self.limits: Final = limits
         self.store: Final = FileShapeLogStore(Path("/data"), disk=world.disk, settle_threads_max=1, read_threads_max=1)
         self.xids: Final = RoutedXids()
         self.tracker: Final = FlushTracker(world.control.boundary)
@@ -560,6 +567,7 @@ class Engine:
         return PublishedEnd(1, RelayPlace(0, len(self.world.database.wal) + 1), self.world.database.end.value)
 
     async def _open_source(self, published: PublishedEnd) -> Source:
+        del published
         return Source(self.world.database)
 
     async def start(self) -> None:

@@ -5,11 +5,16 @@ Random histories of one table, its shapes, their readers, and crashes.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, replace
 from random import Random
 
 import pytest
 
-from consumer_kit import Engine, Op, World, expected, materialise, row, whole
+from consumer_kit import SMALL, Engine, Op, World, expected, materialise, row, whole
+from penstock.collector.abc import RoutedPart
+from penstock.consumers.consumer import ConsumerState
+from penstock.consumers.handler import Answer
+from penstock.consumers.projection import Shared
 from penstock.shapes.definition import LogMode, Replica
 from penstock.shapes.reading import OpenReply, Refused, ShapeRequest
 
@@ -19,7 +24,38 @@ REQUESTS = (
     whole(columns=("id", "n")),
     whole(columns=("title", "id", "body"), replica=Replica.FULL),
 )
+TIGHT = replace(SMALL, buffer_bytes_max=2_000, shape_tail_bytes_max=1_500, tail_bytes_max=6_000)
 TEXTS = (b"a", b"b", b'say "hi"\\', b"l\nf/\x01", None, "größer".encode())
+
+
+@dataclass
+class Counts:
+    """
+    What happened in histories.
+    """
+
+    rounds: int = 0
+    replaced: int = 0
+    shed: int = 0
+    retaken: int = 0
+
+    def note(self, engine: Engine) -> None:
+        """
+        Add what happened in one life.
+        """
+        self.rounds += engine.stage.catch_up.rounds_count
+        self.replaced += engine.stage.registry.replaced_count
+        self.shed += engine.stage.registry.shed_count
+        self.retaken += engine.stage.snapshotter.retaken_count
+
+    def add(self, other: Counts) -> None:
+        """
+        Add what happened in another history.
+        """
+        self.rounds += other.rounds
+        self.replaced += other.replaced
+        self.shed += other.shed
+        self.retaken += other.retaken
 
 
 def some_ops(world: World, random: Random) -> list[Op]:
@@ -55,18 +91,53 @@ def some_ops(world: World, random: Random) -> list[Op]:
     return ops
 
 
-async def live_history(seed: int) -> None:
+class FailingHandler:
+    """
+    A handler that a test put in the place of another.
+    """
+
+    def handle(self, part: RoutedPart, shared: Shared) -> Answer:
+        """
+        Fail.
+        """
+        del part, shared
+        raise RuntimeError("put here by a test")
+
+    def abandon(self) -> None:
+        """
+        Forget nothing.
+        """
+
+
+def break_one(engine: Engine, random: Random) -> None:
+    """
+    Let one consumer fail at its next transaction.
+    """
+    consumers = [entry.consumer for entry in engine.stage.registry if entry.consumer is not None]
+    begun = [consumer for consumer in consumers if consumer.state is ConsumerState.LIVE]
+    if begun:
+        # A fault does not ask for types.
+        random.choice(begun)._handler = FailingHandler()  # type: ignore[assignment]
+
+
+async def live_history(seed: int, *, is_tight: bool) -> Counts:
     """
     Live one history and check it at every quiet moment.
+
+    Args:
+        seed: names it.
+        is_tight: whether buffers are small, consumers fail and the disk fills up.
     """
     random = Random(seed)
     world = World()
-    engine = Engine(world)
+    limits = TIGHT if is_tight else SMALL
+    counts = Counts()
+    engine = Engine(world, limits)
     await engine.start()
     opens: list[asyncio.Task[OpenReply]] = []
     served: dict[str, bytes] = {}
     for _ in range(random.randrange(40, 120)):
-        match random.randrange(12):
+        match random.randrange(14 if is_tight else 12):
             case 0 | 1 | 2 | 3:
                 if ops := some_ops(world, random):
                     world.database.commit(ops, is_hidden=random.random() < 0.15)
@@ -83,17 +154,24 @@ async def live_history(seed: int) -> None:
                 world.database.reveal()
                 if random.random() < 0.3:
                     await check(engine, opens, served)
+            case 12:
+                break_one(engine, random)
+            case 13:
+                world.disk.space_bytes = 0 if random.random() < 0.3 else None
             case _:
                 if random.random() < 0.3 and not world.database.hidden:
                     world.database.commit([("truncate", None, None)])
                 elif random.random() < 0.5:
                     await remember(engine, served)
+                    counts.note(engine)
                     engine = await crash(engine, opens, random)
     world.database.reveal()
     await check(engine, opens, served)
     engine = await crash(engine, opens, random)
     await check(engine, opens, served)
+    counts.note(engine)
     await engine.stop()
+    return counts
 
 
 async def crash(engine: Engine, opens: list[asyncio.Task[OpenReply]], random: Random) -> Engine:
@@ -106,7 +184,8 @@ async def crash(engine: Engine, opens: list[asyncio.Task[OpenReply]], random: Ra
     opens.clear()
     await engine.stop()
     engine.world.disk.power_cut(random)
-    other = Engine(engine.world)
+    engine.world.disk.space_bytes = None
+    other = Engine(engine.world, engine.limits)
     await other.start()
     return other
 
@@ -125,10 +204,12 @@ async def check(engine: Engine, opens: list[asyncio.Task[OpenReply]], served: di
     Compare every shape with the table, and with what was served of it before.
     """
     engine.world.database.reveal()
+    was_full = engine.world.disk.space_bytes is not None
+    engine.world.disk.space_bytes = None
     engine.deliver()
     async with asyncio.timeout(20):
         for reply in await asyncio.gather(*opens):
-            assert not isinstance(reply, Refused), reply
+            assert not isinstance(reply, Refused) or was_full or engine.limits is TIGHT, reply
     opens.clear()
     await engine.quiesce()
     for entry in engine.stage.registry:
@@ -166,7 +247,19 @@ def test_every_shape_equals_its_table_whatever_happens(seed: int) -> None:
     """
     At every quiet moment each shape equals the table, and nothing that was served has changed, crashes or not.
     """
-    asyncio.run(live_history(seed))
+    counts = asyncio.run(live_history(seed, is_tight=False))
+    assert counts.shed == 0, "a healthy run sheds nothing"
+
+
+def test_shapes_that_fall_behind_catch_up_and_equal_their_table() -> None:
+    """
+    With small buffers, failing consumers and a disk that fills up the same holds, by way of the catch-up reader.
+    """
+    counts = Counts()
+    for seed in range(20):
+        counts.add(asyncio.run(live_history(seed, is_tight=True)))
+    assert counts.replaced > 0
+    assert counts.rounds > 0
 
 
 def test_a_shape_of_changes_only_begins_with_the_end_of_an_empty_snapshot() -> None:
