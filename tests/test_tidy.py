@@ -58,6 +58,7 @@ SHELL: Final = {
     "replication.unblocking",
     "replication.waiting",
     "service.cells",
+    "service.embedding",
     "service.engine",
     "service.facts",
     "service.folder",
