@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Final, ParamSpec, TypeAlias, TypeVar
 
@@ -281,30 +281,36 @@ class RelayLog:
 
     def _verify(self, headers: dict[int, tuple[SegmentHeader, int]]) -> RecoveredSegment | None:
         """
-        Go through the segments in order, scan those whose sync did not come before their successor, and cut.
+        Go through the segments in order, scan those that no sync of a successor vouches for, and cut at a hole.
+
+        A hole before a synced segment is damage that readers will meet and tell, and what follows it is good. Before an
+        unsynced one it is where the power went, and nothing that follows counts.
         """
         numbers = list(headers)
         found: RecoveredSegment | None = None
-        for index, number in enumerate(numbers):
+        # The segment that must come next for there to be no hole; damaged ones are known by now.
+        expected = min([*headers, *self._segments], default=0)
+        for number, following in zip_longest(numbers, numbers[1:]):
             header, records_byte = headers[number]
-            successor = headers[numbers[index + 1]][0] if index + 1 < len(numbers) else None
-            limit = successor.predecessor_end if successor is not None and successor.number == number + 1 else None
+            if number != expected and not header.is_synced:
+                self._remove_after(found.header.number if found is not None else 0)
+                return found
+            limit = headers[following][0].predecessor_end if following == number + 1 else None
+            expected = number + 1
             if header.is_synced and limit is not None:
                 self._segments[number] = _Segment(header.start, records_byte, limit, limit)
                 continue
             found = self._scan_segment(number, limit)
             self._segments[number] = _Segment(header.start, records_byte, found.valid_end, found.valid_end)
-            if successor is None:
-                return found
-            if header.is_synced or (limit is not None and found.verified_end == limit):
-                # A hole before a synced successor is damage that readers will meet and tell; what follows is good.
-                continue
-            for later in segment_numbers(self._at_disk(self._disk.names, self._epoch_folder)):
-                if later > number:
-                    self._at_disk(self._disk.unlink, self._path(later))
-                    self._segments.pop(later, None)
-            return found
+            if limit is not None and found.verified_end < limit:
+                expected = 0
         return found
+
+    def _remove_after(self, number: int) -> None:
+        for later in segment_numbers(self._at_disk(self._disk.names, self._epoch_folder)):
+            if later > number:
+                self._at_disk(self._disk.unlink, self._path(later))
+                self._segments.pop(later, None)
 
     def _scan_segment(self, number: int, limit: int | None) -> RecoveredSegment:
         """

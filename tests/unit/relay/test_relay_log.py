@@ -578,6 +578,42 @@ def test_a_change_of_mode_keeps_the_log(folder: Path, disk: FaultyDisk) -> None:
     check(folder, source, log)
 
 
+@pytest.mark.parametrize(
+    ("number", "data", "left"),
+    [
+        (3, b"rubbish", [1, 2]),
+        (3, None, [1, 2]),
+        (2, b"rubbish", []),
+    ],
+)
+def test_a_damaged_or_missing_unsynced_segment_ends_the_log(
+    folder: Path, disk: FaultyDisk, number: int, data: bytes | None, left: list[int]
+) -> None:
+    """Where the power went between segments that were never synced, nothing that follows counts."""
+    log = begun(folder, disk, RelayLimits(segment_bytes_max=1), acknowledge=Acknowledge.SHAPES)
+    source = Source()
+    send(source, log, 5)
+    if not left:
+        log.trim(recorded(source.transactions[0].end, epoch=1))
+    disk.process_ends()
+    path = folder / epoch_name(1) / segment_name(number)
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    log = make_log(folder, disk, acknowledge=Acknowledge.SHAPES)
+    log.open()
+    assert segments(folder) == left
+    assert log.end == (source.transactions[1].end if left else START)
+    check(folder, source, log, START if left else source.transactions[0].end)
+    boundary = source.transactions[0].end
+    source.confirmed = boundary
+    kept = log.begin_session(session(identity(boundary)), recorded(boundary, epoch=1))
+    source.connect(kept)
+    while not source.is_drained():
+        log.append(source.send())
+    check(folder, source, log, boundary)
+
+
 def test_a_hole_in_unsynced_segments_ends_the_log(folder: Path, disk: FaultyDisk) -> None:
     """Of segments that were never synced only those before the first hole count."""
     log = begun(folder, disk, RelayLimits(segment_bytes_max=1), acknowledge=Acknowledge.SHAPES)
