@@ -307,7 +307,8 @@ class RelayLog:
         return found
 
     def _remove_after(self, number: int) -> None:
-        for later in segment_numbers(self._at_disk(self._disk.names, self._epoch_folder)):
+        # From the newest on, so that a power cut on the way leaves no hole at the front, which nobody would notice.
+        for later in reversed(segment_numbers(self._at_disk(self._disk.names, self._epoch_folder))):
             if later > number:
                 self._at_disk(self._disk.unlink, self._path(later))
                 self._segments.pop(later, None)
