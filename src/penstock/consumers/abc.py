@@ -94,6 +94,43 @@ class ShapeAccounts(Protocol):
         ...
 
 
+class Sheds(Protocol):
+    """
+    Who remembers the shapes that were given up because of a fault of their own.
+    """
+
+    def shed(self, incarnation: int, handle: str, definition: ShapeDefinition, reason: str) -> None:
+        """
+        One is being given up now; nothing of it has been dropped yet. Does not wait.
+        """
+        ...
+
+    def refuse(self, key: bytes) -> None:
+        """
+        Say whether a shape with this definition, in its canonical form, may be made.
+
+        Raises:
+            RequestError: 503: it was given up too often, and has to rest.
+        """
+        ...
+
+
+class NoSheds:
+    """
+    Remembers nothing and refuses nothing.
+    """
+
+    def shed(self, incarnation: int, handle: str, definition: ShapeDefinition, reason: str) -> None:
+        """
+        See `Sheds`.
+        """
+
+    def refuse(self, key: bytes) -> None:
+        """
+        See `Sheds`.
+        """
+
+
 # --- the files of shape logs -----------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,14 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 import structlog
 
-from penstock.consumers.abc import ControlStore, Inspector, PublicationKeeper, ShapeAccounts, ShapeLogStore
+from penstock.consumers.abc import (
+    ControlStore,
+    Inspector,
+    PublicationKeeper,
+    ShapeAccounts,
+    ShapeLogStore,
+    Sheds,
+)
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry, ShapeEntry, ShapeGoneError
 from penstock.consumers.resolve import resolve_shape, resolve_table_name, unknown_table
@@ -128,6 +135,7 @@ class ShapeCatalog:
         is_replaying: Callable[[], bool],
         are_generated_published: Callable[[], bool],
         unix_us: Callable[[], int],
+        sheds: Sheds,
         limits: ConsumerLimits,
     ) -> None:
         """
@@ -145,6 +153,7 @@ class ShapeCatalog:
             is_replaying: whether what was published before the start has not all been handled.
             are_generated_published: whether the stream brings generated columns.
             unix_us: microseconds since 1970, for handles.
+            sheds: which definitions have to rest.
             limits: bounds.
         """
         self._inspector: Final = inspector
@@ -158,6 +167,7 @@ class ShapeCatalog:
         self._is_replaying: Final = is_replaying
         self._are_generated_published: Final = are_generated_published
         self._unix_us: Final = unix_us
+        self._sheds: Final = sheds
         self._limits: Final = limits
         self._current: Final[dict[bytes, ShapeEntry]] = {}
         self._key_of: Final[dict[int, bytes]] = {}
@@ -408,6 +418,7 @@ class ShapeCatalog:
     def _begin_creation(self, resolved: _Resolved) -> _Creation:
         if len(self._creations) >= self._limits.snapshot_count_max:
             raise RequestError(503, _CANNOT_CREATE, retry_after_s=1)
+        self._sheds.refuse(resolved.key)
         creation = self._creations[resolved.key] = _Creation()
         self._start_task(self._create(resolved, creation), f"create shape on {resolved.definition.table.name}")
         return creation

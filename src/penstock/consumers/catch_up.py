@@ -94,6 +94,8 @@ class CatchUp:
         self._wake: Final = asyncio.Event()
         self.rounds_count = 0
         """How many rounds were begun."""
+        self.slices_count = 0
+        """How many slices were handled, whether or not they held anything for the shapes that are behind."""
 
     def wake(self) -> None:
         """
@@ -163,6 +165,7 @@ class CatchUp:
                 for oid in missing:
                     await self._facts.find_root(oid)
             collector.handle(events, self._clock())
+            self.slices_count += 1
             entries = [entry for entry in entries if self._is_still_fed(entry, collector, events)]
             await asyncio.sleep(0)
         return any(_done(entry) > reached[entry.incarnation] for entry in fed)

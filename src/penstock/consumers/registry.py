@@ -150,6 +150,12 @@ class RegistryEvents(Protocol):
         """
         ...
 
+    def shed(self, entry: ShapeEntry, reason: str) -> None:
+        """
+        The shape is being given up because of a fault of its own. Told before anything of it is dropped.
+        """
+        ...
+
 
 class ConsumerRegistry:
     """
@@ -429,6 +435,30 @@ class ConsumerRegistry:
             return
         self._fell_behind(entry)
 
+    def replace(self, entry: ShapeEntry, owed: CommitLsn) -> bool:
+        """
+        Put another consumer in place of one that has owed a commit for too long: it goes on from its last whole
+        transaction, behind, and is brought what it owes from the relay log.
+
+        Returns:
+            Whether it was replaced. One that is being made, or whose files are being opened, cannot be: nobody may
+            touch the files until that has ended.
+        """
+        consumer = entry.consumer
+        if entry.condemned is not None or not entry.is_live or consumer is None or not consumer.is_begun:
+            return False
+        _log.warning("consumer replaced", handle=entry.handle, done=str(consumer.done), owed=str(owed))
+        self.replaced_count += 1
+        try:
+            other = entry.consumer = consumer.replacement((), self._handler(entry))
+        except Exception as error:  # noqa: BLE001 - see _replace
+            self.condemn([entry], f"consumer could not be replaced: {type(error).__name__}", is_fault=True)
+            return False
+        if owed > other.done:
+            other.missed = max(other.missed, owed.value)
+        self._fell_behind(entry)
+        return True
+
     def _unknown(self, incarnation: int) -> None:
         """
         A shape that nobody knows is routed: whatever it owes nobody will pay, so it ends like any other.
@@ -538,6 +568,11 @@ class ConsumerRegistry:
                         return
                     await asyncio.sleep(self._limits.retry_s)
                     continue
+                except Exception as error:  # noqa: BLE001 - see _deliver
+                    # A fault of ours in one shape's files is that shape's, and no reason to end all.
+                    _log.exception("shape log cannot be opened", handle=entry.handle)
+                    self.condemn([entry], f"files cannot be opened: {type(error).__name__}", is_fault=True)
+                    return
                 if entry.condemned is None:
                     entry.load = None
                     self._begin(entry, log)
@@ -667,23 +702,32 @@ class ConsumerRegistry:
         for entry in entries:
             if entry.condemned is not None:
                 continue
-            self.shed_count += is_fault
-            entry.condemned = reason
-            _log.warning("shape given up", handle=entry.handle, reason=reason)
-            if entry.consumer is not None:
-                entry.consumer.end()
-            self._behind.pop(entry.incarnation, None)
-            self._tell_rejoined(entry)
-            self._accounts.unroute(entry.incarnation)
-            self._condemned.append(entry)
+            if is_fault:
+                self.shed_count += 1
+                self._events.shed(entry, reason)
+            self._condemn(entry, reason)
         self._condemned_event.set()
+
+    def _condemn(self, entry: ShapeEntry, reason: str) -> None:
+        entry.condemned = reason
+        _log.warning("shape given up", handle=entry.handle, reason=reason)
+        if entry.load is not None and entry.load is not asyncio.current_task():
+            entry.load.cancel()
+        if entry.consumer is not None:
+            entry.consumer.end()
+        self._behind.pop(entry.incarnation, None)
+        self._tell_rejoined(entry)
+        self._accounts.unroute(entry.incarnation)
+        self._condemned.append(entry)
 
     async def condemn_all(self, reason: str) -> None:
         """
         Give every shape up and return when all their tombstones are synced.
         """
         entries = list(self._entries.values())
-        self.condemn(entries, reason, is_fault=True)
+        # No shape's own fault: they are counted, and may be made again at once.
+        self.shed_count += sum(entry.condemned is None for entry in entries)
+        self.condemn(entries, reason)
         for entry in entries:
             await self.wait_gone(entry)
 

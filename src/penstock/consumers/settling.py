@@ -72,14 +72,13 @@ class Settler:
         self._plan: Final = SettlePlan(shape_bytes=limits.settle_shape_bytes, age_s=age_s)
         self._registry: ConsumerRegistry | None = None
         self._wake: Final = asyncio.Event()
-        self._calls: Final[set[asyncio.Task[None]]] = set()
+        self._calls: Final[dict[asyncio.Task[None], list[int]]] = {}
         # Replaced each time it is set: whoever waits on it waits for the next call to end, or the next shape to go.
         self._finished = asyncio.Event()
         self.may_read: Final = asyncio.Event()
         """Set while tails leave room to read on."""
         self.may_read.set()
-        self.failed_together: frozenset[int] = frozenset()
-        """Shapes of a call in which too many failed to blame each of them; they go on owing."""
+        self._refused: Final[dict[int, SettleOutcome]] = {}
 
     def attach(self, registry: ConsumerRegistry) -> None:
         """
@@ -90,9 +89,16 @@ class Settler:
     @property
     def without_space(self) -> list[int]:
         """
-        The shapes whose disk had no space.
+        The shapes whose disk had no space when it was last asked.
         """
-        return self._plan.resting
+        return [shape for shape, outcome in self._refused.items() if outcome is SettleOutcome.NO_SPACE]
+
+    @property
+    def failed_together(self) -> frozenset[int]:
+        """
+        Shapes of a call in which too many failed to blame each of them; they go on owing.
+        """
+        return frozenset(shape for shape, outcome in self._refused.items() if outcome is SettleOutcome.FAILED)
 
     @property
     def tail_bytes(self) -> int:
@@ -141,6 +147,7 @@ class Settler:
         """
         A shape is gone.
         """
+        self._refused.pop(entry.incarnation, None)
         self._plan.forget(entry.incarnation)
         self._brake()
         self._tell_finished()
@@ -170,18 +177,32 @@ class Settler:
                     if not due:
                         break
                     call = group.create_task(self._call(due), name="settle shapes")
-                    self._calls.add(call)
+                    self._calls[call] = due
                     call.add_done_callback(self._called)
                 await self._wait()
 
     def _called(self, call: asyncio.Task[None]) -> None:
-        self._calls.discard(call)
+        batch = self._calls.pop(call)
+        if call.cancelled():
+            now = self._clock()
+            for incarnation in batch:
+                self._plan.postpone(incarnation, now, now)
         self._wake.set()
         self._tell_finished()
 
     def _tell_finished(self) -> None:
         self._finished.set()
         self._finished = asyncio.Event()
+
+    def abandon(self, incarnation: int) -> None:
+        """
+        Wait no longer for a call of the store that holds this shape; the others in it are settled again.
+
+        What the store does for them meanwhile it does to its end, and no file is written twice at a time.
+        """
+        for call, batch in self._calls.items():
+            if incarnation in batch:
+                call.cancel()
 
     async def _wait(self) -> None:
         timeout: float | None = None
@@ -247,17 +268,20 @@ class Settler:
             outcome = outcomes.get(incarnation)
             match outcome:
                 case SettleOutcome.SETTLED:
+                    self._refused.pop(incarnation, None)
                     self._settled(entry, marks[incarnation])
                 case SettleOutcome.NO_SPACE:
+                    self._refused[incarnation] = outcome
                     self._rest(entry)
                 case SettleOutcome.FAILED:
                     failed.append(entry)
                     self._rest(entry)
                 case None:
                     # Not possible yet, or its files do not answer: liveness sees the age of what it owes.
+                    self._refused.pop(incarnation, None)
                     self._rest(entry)
         if len(failed) > self._limits.settle_failed_count_max:
-            self.failed_together = frozenset(entry.incarnation for entry in failed)
+            self._refused.update((entry.incarnation, SettleOutcome.FAILED) for entry in failed)
             _log.error("many shapes could not be settled", count=len(failed))
         else:
             registry.condemn(failed, "its files could not be synced", is_fault=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -18,9 +18,11 @@ from penstock.collector.abc import CatalogFacts
 from penstock.consumers.abc import (
     ControlStore,
     Inspector,
+    NoSheds,
     PublicationKeeper,
     ShapeAccounts,
     ShapeLogStore,
+    Sheds,
     SnapshotSource,
 )
 from penstock.consumers.catalog import Readiness, ShapeCatalog
@@ -57,6 +59,7 @@ class ConsumerPorts:
         are_generated_published: whether the stream brings generated columns.
         unix_us: microseconds since 1970.
         clock: seconds that do not step back.
+        sheds: who remembers the shapes that were given up because of a fault.
     """
 
     store: ShapeLogStore
@@ -73,6 +76,7 @@ class ConsumerPorts:
     are_generated_published: Callable[[], bool]
     unix_us: Callable[[], int]
     clock: Callable[[], float]
+    sheds: Sheds = field(default_factory=NoSheds)
 
 
 class ConsumersStage:
@@ -97,6 +101,7 @@ class ConsumersStage:
             settle_age_s: a tail of this age is settled: at most 5 s in `relay` mode, at most 1 s in `shapes` mode.
         """
         self._limits: Final = limits
+        self._sheds: Final = ports.sheds
         self.settler: Final = Settler(
             store=ports.store,
             accounts=ports.accounts,
@@ -142,6 +147,7 @@ class ConsumersStage:
             is_replaying=ports.is_replaying,
             are_generated_published=ports.are_generated_published,
             unix_us=ports.unix_us,
+            sheds=ports.sheds,
             limits=limits,
         )
 
@@ -173,6 +179,12 @@ class ConsumersStage:
         A table seems to have taken the name of one with shapes.
         """
         self.catalog.suspect(description)
+
+    def shed(self, entry: ShapeEntry, reason: str) -> None:
+        """
+        A shape is being given up because of a fault.
+        """
+        self._sheds.shed(entry.incarnation, entry.handle, entry.definition, reason)
 
     def _settled(self, entry: ShapeEntry) -> None:
         del entry

@@ -41,6 +41,7 @@ from penstock.database.snapshots import PostgresSnapshots
 from penstock.database.urls import parse_database_url
 from penstock.database.watch import CatalogEvent, CatalogWatch, TableChanged, TableGone
 from penstock.errors import CorruptLogError, DecodeError, PenstockError
+from penstock.liveness.black_box import BlackBox
 from penstock.liveness.board import Board
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
@@ -52,6 +53,7 @@ from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, publish
 from penstock.service.facts import RecordedFacts
 from penstock.service.lifecycle import RoleContext
 from penstock.service.settings import Settings
+from penstock.service.sweep import Casualties, DebtSweep, watch_limits
 from penstock.shape_log.store import FileShapeLogStore
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
@@ -123,6 +125,9 @@ class Engine:
         self._settled_noted: Final[dict[int, LogOffset]] = {}
         self._control_failure = ""
         self._is_draining = False
+        self._slices_count = 0
+        self._black_box: Final = BlackBox(settings.data_dir)
+        self._casualties: Final = Casualties(self._black_box, time.monotonic)
         self._build()
 
     def _build(self) -> None:
@@ -169,14 +174,17 @@ class Engine:
                 are_generated_published=lambda: self._are_generated_published,
                 unix_us=lambda: time.time_ns() // 1000,
                 clock=time.monotonic,
+                sheds=self._casualties,
             ),
             ConsumerLimits(
                 tail_bytes_max=settings.tail_bytes_max,
                 shape_tail_bytes_max=min(64 << 20, settings.tail_bytes_max),
                 idle_s=settings.consumer_idle_s,
                 chunk_bytes_max=settings.chunk_bytes_max,
+                settle_retry_s=min(5.0, settings.flush_stall_grace_s / 4),
             ),
-            settle_age_s=SETTLE_AGE_S[settings.acknowledge],
+            # Well below the grace, or the healthy would be suspected.
+            settle_age_s=min(SETTLE_AGE_S[settings.acknowledge], settings.flush_stall_grace_s / 5),
         )
         delivery.registry = self.consumers.registry
         self._are_generated_published = False
@@ -186,7 +194,7 @@ class Engine:
             open_epoch=self._open_epoch,
             find_root=self._facts.find_root,
             on_broken=self._on_broken,
-            on_slice=self._on_slice,
+            on_slice=self._on_intake_slice,
             may_read=self.consumers.settler.may_read,
         )
         self._watch = CatalogWatch(
@@ -198,6 +206,19 @@ class Engine:
             on_snapshot=self._on_snapshot,
             repair_interval_s=settings.publication_refresh_s,
         )
+
+        self.sweep = DebtSweep(
+            limits=watch_limits(settings.flush_stall_grace_s),
+            tracker=self._tracker,
+            collector=self._collector,
+            accounts=self._accounts,
+            consumers=self.consumers,
+            facts=self._facts,
+            slices=lambda: self._slices_count,
+            is_paused=lambda: self._intake.is_paused,
+            clock=time.monotonic,
+        )
+        self._casualties.describe = self._describe_casualty
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -221,6 +242,7 @@ class Engine:
             await self._snapshot_pool.close()
             await self._control.close(is_clean=is_clean)
             self._store.close()
+            self._black_box.close()
 
     async def _run(self, recovered: Recovered, stopping: asyncio.Event) -> bool:
         self._epoch = recovered.epoch or 0
@@ -235,6 +257,7 @@ class Engine:
                 group.create_task(self._watch.run(), name="catalog watch"),
                 group.create_task(self._record(), name="recorder"),
                 group.create_task(self._beat_always(), name="heartbeat"),
+                group.create_task(self.sweep.run(), name="progress sweep"),
             ]
             reading = group.create_task(self._read(), name="intake")
             stopped = group.create_task(stopping.wait(), name="stop")
@@ -277,6 +300,10 @@ class Engine:
         while True:
             self._on_slice(time.monotonic())
             await asyncio.sleep(0.25)
+
+    def _on_intake_slice(self, now: float) -> None:
+        self._slices_count += 1
+        self._on_slice(now)
 
     def _on_slice(self, now: float) -> None:
         del now
@@ -399,6 +426,52 @@ class Engine:
     def _on_snapshot(self, bounds: SnapshotBounds) -> None:
         self._xids.confirm_visible(bounds.snapshot, bounds.horizon)
 
+    # --- suspicion ---------------------------------------------------------------------------------------------------
+
+    def _describe_casualty(self, incarnation: int) -> dict[str, object]:
+        """
+        Tell what the black box keeps of a shape that is being given up; never the values of rows.
+        """
+        now = time.monotonic()
+        debt = self._tracker.debt_of(incarnation)
+        entry = self.consumers.registry.entry(incarnation)
+        consumer = None if entry is None else entry.consumer
+        log = None if consumer is None else consumer.log
+        settler = self.consumers.settler
+        return {
+            "debt": None
+            if debt is None
+            else {
+                "owed_s": round(now - debt.since, 3),
+                "progress_s": round(now - debt.progress_at, 3),
+                "first_commit": str(debt.first_commit),
+                "last_commit": str(debt.last_commit),
+                "flushed": str(debt.flushed),
+            },
+            "consumer": None
+            if consumer is None
+            else {
+                "state": consumer.state.value,
+                "handling": str(CommitLsn(consumer.current)),
+                "done": str(consumer.done),
+                "missed": str(CommitLsn(consumer.missed)),
+                "is_half_way": consumer.is_half_way,
+            },
+            "log": None
+            if log is None
+            else {
+                "tail_bytes": log.tail_bytes,
+                "settled": None if log.settled is None else str(log.settled[1]),
+            },
+            "positions": self.positions(),
+            "owing_count": self._tracker.pending_count,
+            "behind_count": len(self.consumers.registry.behind()),
+            "sweep_late_s": round(self.sweep.watch.late_s, 3),
+            "hung_disk_calls": len(self._store.hung()),
+            "without_space_count": len(settler.without_space),
+            "problems": self.problems[:4],
+        }
+
     # --- serving -----------------------------------------------------------------------------------------------------
 
     def _health(self) -> Health:
@@ -452,6 +525,7 @@ class Engine:
             found.append(f"shape logs: the disk does not answer for {len(hung)} shapes")
         if self._control_failure:
             found.append(f"control store: {self._control_failure}")
+        found += self.sweep.alarms
         if not settler.may_read.is_set():
             found.append("the engine does not read on: the tails of shapes are full and wait for the disk")
         if self._intake.is_broken:
@@ -492,6 +566,8 @@ class Engine:
             "owing_count": self._tracker.pending_count,
             "shed_count": registry.shed_count,
             "replaced_consumer_count": registry.replaced_count,
+            "resting": self._casualties.resting(),
+            "accounting_defect_count": self.sweep.watch.defect_count,
             "tail_bytes": self.consumers.settler.tail_bytes,
             "relay_bytes": 0 if report is None else report.relay_bytes,
             "receiver": "" if report is None else report.phase,

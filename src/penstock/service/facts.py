@@ -37,6 +37,8 @@ class RecordedFacts:
         self._ask_root: Final = ask_root
         self._roots: dict[int, int] = {}
         self._memberships: dict[int, int] = {}
+        self.asking_count = 0
+        """How many wait for an answer of the database."""
 
     def restore(self, facts: Mapping[tuple[str, str], bytes]) -> None:
         """
@@ -61,6 +63,13 @@ class RecordedFacts:
         """
         See `CatalogFacts.find_root`.
         """
+        self.asking_count += 1
+        try:
+            return await self._find_root(relation_oid)
+        finally:
+            self.asking_count -= 1
+
+    async def _find_root(self, relation_oid: int) -> int:
         while True:
             try:
                 root = await self._ask_root(relation_oid)
