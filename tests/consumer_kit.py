@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -24,7 +24,7 @@ from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ShapeEntry
 from penstock.consumers.stage import ConsumerPorts, ConsumersStage
 from penstock.control.records import Recovered, ShapeRow, ShapeState
-from penstock.errors import ConnectionLostError
+from penstock.errors import ConnectionLostError, CorruptLogError
 from penstock.postgres.lsn import CommitLsn, EndLsn, InsertLsn
 from penstock.postgres.relation import Column, RelationDescription, StreamColumn, Table, TableId
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
@@ -431,11 +431,12 @@ class Source:
     A relay log of one segment over a database's WAL.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, world: World) -> None:
         """
         Stand at the beginning.
         """
-        self._database: Final = database
+        self._world: Final = world
+        self._database: Final = world.database
         self._at = 0
 
     def seek(self, boundary: EndLsn) -> None:
@@ -456,7 +457,10 @@ class Source:
         if self._at == 1:
             relation = encode_relation(DESCRIPTION)
             return [SessionRecord((relation,))]
-        return [FramesRecord(self._database.wal[self._at - 2].frames())]
+        transaction = self._database.wal[self._at - 2]
+        if transaction.commit_lsn == self._world.broken_at:
+            raise CorruptLogError("put here by a test")
+        return [FramesRecord(transaction.frames())]
 
     @property
     def place(self) -> RelayPlace:
@@ -503,6 +507,8 @@ class World:
         self.catalog = Catalog()
         self.publication = Publication()
         self.snapshots = Snapshots(self.database)
+        self.broken_at: CommitLsn | None = None
+        """A transaction that the catch-up reader cannot read."""
         self._us = 1_700_000_000_000_000
 
     def unix_us(self) -> int:
@@ -568,7 +574,7 @@ class Engine:
 
     async def _open_source(self, published: PublishedEnd) -> Source:
         del published
-        return Source(self.world.database)
+        return Source(self.world)
 
     async def start(self) -> None:
         """
@@ -583,14 +589,22 @@ class Engine:
             await self._task
         await waiting
 
+    @property
+    def is_running(self) -> bool:
+        """
+        Whether it was started and not stopped.
+        """
+        return self._task is not None
+
     async def stop(self) -> None:
         """
         End it as a kill does: nothing is settled.
         """
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+        task, self._task = self._task, None
+        assert task is not None
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
             raise error
         self.store.close()
 
@@ -713,3 +727,11 @@ def whole(offset: LogOffset | None = BEFORE_ALL, **changes: Any) -> ShapeRequest
     Ask for the whole table.
     """
     return ShapeRequest("items", offset, **changes)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """
+    Wait for something that tells nobody when it happens.
+    """
+    while not condition():  # noqa: ASYNC110 - see above
+        await asyncio.sleep(0.0005)

@@ -426,8 +426,10 @@ class ShapeCatalog:
     async def _create(self, resolved: _Resolved, creation: _Creation) -> None:
         oid = resolved.definition.table.oid
         self._creating_on[oid] = self._creating_on.get(oid, 0) + 1
+        is_published = False
         try:
             await self._publication.ensure(resolved.table)
+            is_published = True
             entry = await self._make_entry(resolved)
             creation.entry = entry
             creation.revealed.set()
@@ -446,7 +448,9 @@ class ShapeCatalog:
             self._creating_on[oid] -= 1
             if not self._creating_on[oid]:
                 del self._creating_on[oid]
-        self._release_if_unused(oid)
+        # What could not be ensured in time goes on by itself, so that the next request finds it done.
+        if is_published:
+            self._release_if_unused(oid)
 
     async def _make_entry(self, resolved: _Resolved) -> ShapeEntry:
         """
