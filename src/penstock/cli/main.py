@@ -6,11 +6,14 @@ Commands import what they need when they run: a role that is restarted should no
 
 from __future__ import annotations
 
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
 from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.service.faults import EngineFaults
 
 EXIT_CANNOT_START: Final = 2
 
@@ -170,7 +173,16 @@ def role(ctx: click.Context) -> None:
     """
     from penstock.service.lifecycle import run_role  # noqa: PLC0415
 
-    ctx.exit(run_role())
+    ctx.exit(run_role(find_faults=_find_faults))
+
+
+def _find_faults() -> EngineFaults | None:
+    """
+    Find what tests want to fail; imported only where the settings allow such tests.
+    """
+    from penstock.testing.faults import find_faults  # noqa: PLC0415
+
+    return find_faults()
 
 
 def main() -> None:

@@ -131,6 +131,55 @@ class NoSheds:
         """
 
 
+class Trail(Protocol):
+    """
+    Where it is written down, cheaply and outside this process, what is being handed to consumers.
+
+    Commits are plain numbers here, because this is done for every slice.
+    """
+
+    def begin_slice(self, first: int, last: int) -> bool:
+        """
+        Commits in this range are going to be handled. Tells whether each delivery is to be named.
+        """
+        ...
+
+    def name(self, incarnation: int, first: int, last: int) -> None:
+        """
+        Commits in this range are going to be handled for this shape.
+        """
+        ...
+
+    def end(self) -> None:
+        """
+        No consumer is being called any more.
+        """
+        ...
+
+
+class NoTrail:
+    """
+    Writes nothing down.
+    """
+
+    def begin_slice(self, first: int, last: int) -> bool:
+        """
+        See `Trail`.
+        """
+        del first, last
+        return False
+
+    def name(self, incarnation: int, first: int, last: int) -> None:
+        """
+        See `Trail`.
+        """
+
+    def end(self) -> None:
+        """
+        See `Trail`.
+        """
+
+
 # --- the files of shape logs -----------------------------------------------------------------------------------------
 
 

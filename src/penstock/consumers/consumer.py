@@ -151,6 +151,16 @@ class Consumer:
         """
         return self._open != 0
 
+    @property
+    def waiting_commits(self) -> tuple[int, int] | None:
+        """
+        The first and the last commit that wait in its buffer; None when nothing does.
+        """
+        if not self._buffer:
+            return None
+        places = [item.at if isinstance(item, _Spoil) else item.commit_lsn for item in self._buffer]
+        return min(places).value, max(places).value
+
     # --- deliveries --------------------------------------------------------------------------------------------------
 
     def handle(self, parts: Sequence[RoutedPart], shared: Shared) -> Rotate | None:

@@ -87,6 +87,13 @@ class Projection:
         self._encoder: RowEncoder | Rotate = Rotate("no description yet")
         self._encoders: dict[RelationDescription, RowEncoder | Rotate] = {}
 
+    @property
+    def definition(self) -> ShapeDefinition:
+        """
+        One of the definitions that are served this.
+        """
+        return self._definition
+
     def convert(self, part: RoutedPart) -> Converted | Rotate:
         """
         Make the elements of all changes of a part.

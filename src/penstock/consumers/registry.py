@@ -26,6 +26,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,11 +35,11 @@ from typing import Final, Protocol
 import structlog
 
 from penstock.collector.abc import RoutedPart
-from penstock.consumers.abc import ControlStore, ShapeAccounts, ShapeLog, ShapeLogStore
+from penstock.consumers.abc import ControlStore, NoTrail, ShapeAccounts, ShapeLog, ShapeLogStore, Trail
 from penstock.consumers.consumer import Consumer, ConsumerState
 from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.projection import Projections, Rotate, Shared
+from penstock.consumers.projection import Projection, Projections, Rotate, Shared
 from penstock.control.records import ShapeRow, ShapeState
 from penstock.errors import PenstockError, Policy, ShapeError
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn, EndLsn
@@ -171,6 +172,8 @@ class ConsumerRegistry:
         events: RegistryEvents,
         limits: ConsumerLimits,
         clock: Callable[[], float],
+        trail: Trail | None = None,
+        make_handler: Callable[[Projection, SnapshotBounds], ShapeHandler] = ShapeHandler,
     ) -> None:
         """
         Begin without shapes.
@@ -182,6 +185,8 @@ class ConsumerRegistry:
             events: who is told.
             limits: bounds.
             clock: seconds that do not step back.
+            trail: where it is written down what consumers are handed; nowhere by default.
+            make_handler: makes what converts the stream for one shape.
         """
         self._store: Final = store
         self._control: Final = control
@@ -189,6 +194,8 @@ class ConsumerRegistry:
         self._events: Final = events
         self._limits: Final = limits
         self._clock: Final = clock
+        self._trail: Final = trail or NoTrail()
+        self._make_handler: Final = make_handler
         self._entries: Final[dict[int, ShapeEntry]] = {}
         self._by_handle: Final[dict[str, ShapeEntry]] = {}
         self._by_table: Final[dict[int, dict[int, ShapeEntry]]] = {}
@@ -346,7 +353,7 @@ class ConsumerRegistry:
 
     def _handler(self, entry: ShapeEntry) -> ShapeHandler:
         assert entry.bounds is not None
-        return ShapeHandler(self._projections.of(entry.definition), entry.bounds)
+        return self._make_handler(self._projections.of(entry.definition), entry.bounds)
 
     # --- deliveries --------------------------------------------------------------------------------------------------
 
@@ -356,6 +363,7 @@ class ConsumerRegistry:
         """
         now = self._clock()
         shared: Shared = {}
+        is_careful = self._begin_slice(parts)
         for incarnation, delivery in parts.items():
             entry = self._entries.get(incarnation)
             if entry is None:
@@ -363,7 +371,10 @@ class ConsumerRegistry:
             elif entry.condemned is None:
                 entry.active_at = now
                 consumer = entry.consumer or self._start(entry)
+                if is_careful:
+                    self._name(incarnation, delivery)
                 self._deliver(entry, consumer.handle, delivery, shared, now)
+        self._trail.end()
 
     def publish_caught_up(self, parts: Mapping[int, Sequence[RoutedPart]]) -> None:
         """
@@ -371,13 +382,31 @@ class ConsumerRegistry:
         """
         now = self._clock()
         shared: Shared = {}
+        is_careful = self._begin_slice(parts)
         for incarnation, delivery in parts.items():
             entry = self._entries.get(incarnation)
             if entry is None or entry.condemned is not None or entry.consumer is None:
                 continue
             if entry.consumer.state is ConsumerState.BEHIND:
                 entry.active_at = now
+                if is_careful:
+                    self._name(incarnation, delivery)
                 self._deliver(entry, entry.consumer.handle_caught_up, delivery, shared, now)
+        self._trail.end()
+
+    def _begin_slice(self, parts: Mapping[int, Sequence[RoutedPart]]) -> bool:
+        """
+        Write down which commits come now; tells whether each shape is to be named.
+        """
+        if not parts:
+            return False
+        # Whoever was found first has the earliest commit.
+        earliest = next(iter(parts.values()))
+        last = max([delivery[-1].commit_lsn.value for delivery in parts.values()])
+        return self._trail.begin_slice(earliest[0].commit_lsn.value, last)
+
+    def _name(self, incarnation: int, delivery: Sequence[RoutedPart]) -> None:
+        self._trail.name(incarnation, delivery[0].commit_lsn.value, delivery[-1].commit_lsn.value)
 
     def _deliver(
         self,
@@ -422,7 +451,9 @@ class ConsumerRegistry:
         consumer = entry.consumer
         assert consumer is not None
         at = consumer.current
-        _log.error("consumer failed", handle=entry.handle, commit=at, error_type=type(error).__name__, exc_info=error)
+        _log.error(
+            "consumer failed", handle=entry.handle, commit=at, error_type=type(error).__name__, frames=_stack(error)
+        )
         if not consumer.is_begun or entry.failed_at == at:
             self.condemn([entry], f"consumer failed: {type(error).__name__}", is_fault=True)
             return
@@ -581,11 +612,17 @@ class ConsumerRegistry:
     def _begin(self, entry: ShapeEntry, log: ShapeLog) -> None:
         consumer = entry.consumer
         assert consumer is not None
+        waiting = consumer.waiting_commits
+        if waiting is not None:
+            self._trail.name(entry.incarnation, *waiting)
         try:
             answer = consumer.begin(log, self._handler(entry))
         except Exception as error:  # noqa: BLE001 - see _deliver
             self._replace(entry, (), error)
             return
+        finally:
+            if waiting is not None:
+                self._trail.end()
         if answer is not None:
             self.condemn([entry], answer.reason)
             return
@@ -824,3 +861,11 @@ class ConsumerRegistry:
                 await asyncio.sleep(self._limits.retry_s)
             else:
                 return
+
+
+def _stack(error: Exception) -> list[str]:
+    """
+    Tell where an error came from, without its words, which may hold values of rows.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]

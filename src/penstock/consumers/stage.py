@@ -19,20 +19,25 @@ from penstock.consumers.abc import (
     ControlStore,
     Inspector,
     NoSheds,
+    NoTrail,
     PublicationKeeper,
     ShapeAccounts,
     ShapeLogStore,
     Sheds,
     SnapshotSource,
+    Trail,
 )
 from penstock.consumers.catalog import Readiness, ShapeCatalog
 from penstock.consumers.catch_up import CatchUp
+from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.limits import ConsumerLimits
+from penstock.consumers.projection import Projection
 from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
 from penstock.consumers.settling import Settler
 from penstock.consumers.snapshotter import Snapshotter
 from penstock.control.records import Recovered
 from penstock.postgres.relation import RelationDescription
+from penstock.postgres.snapshot import SnapshotBounds
 from penstock.relay.abc import PublishedEnd, RelaySource
 
 _log: Final = structlog.get_logger(__name__)
@@ -60,6 +65,8 @@ class ConsumerPorts:
         unix_us: microseconds since 1970.
         clock: seconds that do not step back.
         sheds: who remembers the shapes that were given up because of a fault.
+        trail: where it is written down what consumers are handed.
+        make_handler: makes what converts the stream for one shape.
     """
 
     store: ShapeLogStore
@@ -77,6 +84,8 @@ class ConsumerPorts:
     unix_us: Callable[[], int]
     clock: Callable[[], float]
     sheds: Sheds = field(default_factory=NoSheds)
+    trail: Trail = field(default_factory=NoTrail)
+    make_handler: Callable[[Projection, SnapshotBounds], ShapeHandler] = ShapeHandler
 
 
 class ConsumersStage:
@@ -117,6 +126,8 @@ class ConsumersStage:
             events=self,
             limits=limits,
             clock=ports.clock,
+            trail=ports.trail,
+            make_handler=ports.make_handler,
         )
         self.settler.attach(self.registry)
         self.catch_up: Final = CatchUp(

@@ -43,6 +43,7 @@ from penstock.database.watch import CatalogEvent, CatalogWatch, TableChanged, Ta
 from penstock.errors import CorruptLogError, DecodeError, PenstockError
 from penstock.liveness.black_box import BlackBox
 from penstock.liveness.board import Board
+from penstock.liveness.breadcrumb import Inherited
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
 from penstock.postgres.snapshot import SnapshotBounds
@@ -51,10 +52,11 @@ from penstock.relay.epochs import RecordedBoundary
 from penstock.relay.reader import RelayReader, read_epoch
 from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, published_cell, receiver_cell
 from penstock.service.facts import RecordedFacts
+from penstock.service.faults import EngineFaults, NoFaults
 from penstock.service.lifecycle import RoleContext
 from penstock.service.settings import Settings
 from penstock.service.sweep import Casualties, DebtSweep, watch_limits
-from penstock.shape_log.store import FileShapeLogStore
+from penstock.service.trail import BoardTrail
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
 
@@ -97,6 +99,7 @@ class Engine:
         *,
         wake_receiver: Callable[[], None],
         beat: Callable[[], None] = lambda: None,
+        faults: EngineFaults | None = None,
     ) -> None:
         """
         Build nothing yet; see `run`.
@@ -106,6 +109,7 @@ class Engine:
             board: where the published end is read and the recorded boundary is written.
             wake_receiver: hints to the receiver that a boundary was recorded.
             beat: the heartbeat; called after each slice of work and at least once a second.
+            faults: what is made to fail on purpose; nothing but in tests.
         """
         self._settings: Final = settings
         self._published: Final = published_cell(board)
@@ -114,7 +118,9 @@ class Engine:
         self._wake_receiver: Final = wake_receiver
         self._beat: Final = beat
         self._control: Final = SqliteControlStore(settings.state_folder / "control.sqlite")
-        self._store: Final = FileShapeLogStore(settings.data_dir)
+        self._faults: Final = faults or NoFaults()
+        self._store: Final = self._faults.make_store(settings.data_dir)
+        self._trail: Final = BoardTrail(board)
         self._epoch = 0
         self._boundary = EndLsn(0)
         self._trim_below = EndLsn(0)
@@ -175,6 +181,8 @@ class Engine:
                 unix_us=lambda: time.time_ns() // 1000,
                 clock=time.monotonic,
                 sheds=self._casualties,
+                trail=self._trail,
+                make_handler=self._faults.make_handler,
             ),
             ConsumerLimits(
                 tail_bytes_max=settings.tail_bytes_max,
@@ -250,6 +258,7 @@ class Engine:
         self._collector.begin_epoch(recovered.boundary)
         self._facts.restore(recovered.facts)
         self._tell_recorded()
+        inherited = self._trail.take_over(self._epoch)
         is_clean = False
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -259,7 +268,7 @@ class Engine:
                 group.create_task(self._beat_always(), name="heartbeat"),
                 group.create_task(self.sweep.run(), name="progress sweep"),
             ]
-            reading = group.create_task(self._read(), name="intake")
+            reading = group.create_task(self._read(inherited), name="intake")
             stopped = group.create_task(stopping.wait(), name="stop")
             await asyncio.wait([stopped, reading], return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
@@ -269,8 +278,12 @@ class Engine:
                 task.cancel()
         return is_clean
 
-    async def _read(self) -> None:
+    async def _read(self, inherited: Inherited) -> None:
         await self._is_restored.wait()
+        convict = self.consumers.registry.entry(inherited.convicted)
+        if convict is not None:
+            reason = f"the engine died twice while it handled commit {CommitLsn(inherited.commit)} for this shape"
+            self.consumers.registry.condemn([convict], reason, is_fault=True)
         await self._intake.run()
 
     async def _drain(self) -> bool:
@@ -347,6 +360,7 @@ class Engine:
             self.consumers.registry.forget_all(reason)
             self._collector.begin_epoch(boundary)
             self._facts.forget_all()
+            self._trail.begin_epoch(epoch)
         self._tell_recorded()
         _log.warning("a new epoch has begun", epoch=epoch, start=str(boundary), reason=reason, rotated_shapes=count)
 
@@ -396,6 +410,7 @@ class Engine:
                 await self._control.checkpoint(boundary, moved)
                 self._settled_noted.update(moved)
             self._boundary, self._trim_below = boundary, trim_below
+            self._trail.forget_below(boundary.value)
         self._tell_recorded()
 
     def _tell_recorded(self) -> None:
@@ -630,7 +645,13 @@ async def _run(context: RoleContext) -> None:
         health = engine.health()
         context.heartbeat(is_ready=health.state == "active", state=health.reason or health.state)
 
-    engine = Engine(context.settings, context.board, wake_receiver=context.receiver_wake.ring, beat=beat)
+    engine = Engine(
+        context.settings,
+        context.board,
+        wake_receiver=context.receiver_wake.ring,
+        beat=beat,
+        faults=context.faults,
+    )
 
     def woken() -> None:
         context.engine_wake.clear()

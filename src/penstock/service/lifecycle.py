@@ -46,6 +46,7 @@ from penstock.telemetry import logs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from penstock.service.faults import EngineFaults
     from penstock.service.settings import Settings
 
 EXIT_CONFIG: Final = 78
@@ -272,6 +273,7 @@ class RoleContext:
         stopping: the wish to end.
         was_ready: whether this role was ready before in this run of the service: a fault in the configuration is then
             no reason to end, but to try again and say so.
+        faults: what is made to fail on purpose; None but in tests.
     """
 
     def __init__(
@@ -301,6 +303,7 @@ class RoleContext:
         self.engine_socket: Final = engine_socket
         self.was_ready: Final = was_ready
         self.stopping: Final = Stopping()
+        self.faults: EngineFaults | None = None
         self._report: Final = report
         self._pid: Final = os.getpid()
         self._cell: Final = heartbeat_cell(role, index)
@@ -379,11 +382,19 @@ class RoleContext:
         os._exit(EXIT_ORPHANED)
 
 
-def run_role(context: RoleContext | None = None) -> int:
+def run_role(
+    context: RoleContext | None = None, *, find_faults: Callable[[], EngineFaults | None] | None = None
+) -> int:
     """
     Be a child of the supervisor: read the launch message, run the role, give the exit status.
+
+    Args:
+        context: the launch message, where it is known already.
+        find_faults: finds what shall fail on purpose; asked only where the settings allow such tests.
     """
     context = RoleContext.receive() if context is None else context
+    if find_faults is not None and context.settings.enable_integration_testing:
+        context.faults = find_faults()
     name = context.role.value + (f"-{context.index}" if context.role is Role.WEB else "")
     queue = logs.configure(level=context.settings.log_level, process=name, colors=context.settings.log_colors)
     _prepare_stacks(context.settings.data_dir / "stacks" / f"{name}.txt")

@@ -590,7 +590,8 @@ class _Reading:
         idle = sorted(name for name in self.environ if _strip(name) in WITHOUT_EFFECT or name == "SENTRY_DSN")
         if idle:
             self.warnings.append(f"These settings are accepted and have no effect here: {', '.join(idle)}.")
-        ours = {f"PENSTOCK_{d.name.upper()}" for d in DECLARATIONS}
+        # The last is for tests: see `penstock.testing.faults`.
+        ours = {f"PENSTOCK_{d.name.upper()}" for d in DECLARATIONS} | {"PENSTOCK_FAULTS"}
         aliases = {alias for d in DECLARATIONS for alias in d.aliases} | set(_SPECIAL)
         known = ours | {f"{prefix}_{alias}" for alias in aliases for prefix in ("PENSTOCK", "ELECTRIC")}
         for name in sorted(self.environ):

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from harness.oracle import Audience
+from harness.service import Service
+from harness.waiting import until, until_confirmed
+from harness.workload import ShapeUnderTest
+
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+
+GOOD = ShapeUnderTest("good")
+SICK = ShapeUnderTest("sick")
+
+
+@asynccontextmanager
+async def hurt(
+    database: Any, folder: Path, fault: str, *, mode: str = "shapes", **env: str
+) -> AsyncIterator[tuple[Service, Audience]]:
+    """
+    A service that follows two tables, with deadlines of a few seconds, whose shape on `sick` has a fault in store.
+    """
+    for table in ("good", "sick"):
+        database.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, t text)")
+        database.execute(f"INSERT INTO {table} VALUES (1, 'one')")
+    settings = {
+        "PENSTOCK_FAULTS": fault,
+        "PENSTOCK_ENABLE_INTEGRATION_TESTING": "true",
+        "PENSTOCK_FLUSH_STALL_GRACE_S": "2",
+        "PENSTOCK_ENGINE_HANG_S": "2",
+        **env,
+    }
+    async with (
+        Service(database.url, folder, "--acknowledge", mode, env=settings) as service,
+        Audience(service.url, database.url) as audience,
+    ):
+        audience.join(GOOD, SICK)
+        await audience.agree()
+        yield service, audience
+
+
+def write(database: Any, word: str, start: int) -> str:
+    """
+    Write to both tables, the sick one with a word; gives the position behind it.
+    """
+    database.execute("INSERT INTO sick VALUES (%s, %s)", start, word)
+    for number in range(20):
+        database.execute("INSERT INTO good VALUES (%s, 'row')", start + number)
+    return str(database.query("SELECT pg_current_wal_lsn()::text")[0][0])
+
+
+def records(service: Service) -> list[dict[str, Any]]:
+    """
+    What the black box holds.
+    """
+    path = service.data_dir / "black-box" / "sheds.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+async def test_a_consumer_that_hangs_in_an_await_is_given_up_alone(database: Any, tmp_path: Path) -> None:
+    """
+    When settling one shape never returns, that shape is given up within grace, verifying and a second; others go on.
+    """
+    async with hurt(database, tmp_path, "settle sick hang poison") as (service, audience):
+        end = write(database, "poison", 100)
+        began = time.monotonic()
+        await until_confirmed(database, service.slot, end, timeout_s=12)
+        assert time.monotonic() - began < 8
+        await audience.agree()
+        assert audience.rotations == [0, 1]
+        status = await service.status()
+        assert status["shed_count"] == 1
+        (record,) = records(service)
+        assert record["reason"].startswith("stalled")
+        assert record["debt"]["owed_s"] > 2
+        assert "poison" not in json.dumps(record)
+
+
+async def test_a_consumer_that_hangs_once_is_replaced_and_nobody_notices(database: Any, tmp_path: Path) -> None:
+    """
+    When a wait never returns and a second attempt does, the shape lives on with the same handle.
+    """
+    async with hurt(database, tmp_path, "settle sick hang-once poison") as (service, audience):
+        await until_confirmed(database, service.slot, write(database, "poison", 100), timeout_s=12)
+        await audience.agree()
+        assert audience.rotations == [0, 0]
+        status = await service.status()
+        assert status["shed_count"] == 0
+        assert status["replaced_consumer_count"] >= 1
+
+
+async def test_a_consumer_that_raises_on_one_row_is_given_up_at_once(database: Any, tmp_path: Path) -> None:
+    """
+    A shape whose consumer and replacement fail at the same commit starts over, at once; its neighbour goes on.
+    """
+    async with hurt(database, tmp_path, "handle sick raise poison") as (service, audience):
+        began = time.monotonic()
+        await until_confirmed(database, service.slot, write(database, "poison", 100), timeout_s=12)
+        assert time.monotonic() - began < 3
+        await audience.agree()
+        assert audience.rotations == [0, 1]
+        assert [record["table"] for record in records(service)] == ["public.sick"]
+
+
+@pytest.mark.parametrize("deed", ["loop", "exit"])
+async def test_a_row_that_kills_the_engine_costs_its_shape_only(database: Any, tmp_path: Path, deed: str) -> None:
+    """
+    An endless loop or a death of the process at one row ends with the second strike: that shape starts over alone.
+    """
+    async with hurt(database, tmp_path, f"handle sick {deed} poison", mode="relay") as (service, audience):
+        end = write(database, "poison", 100)
+        await until_confirmed(database, service.slot, end, timeout_s=5)
+
+        async def is_convicted() -> bool:
+            return bool(records(service))
+
+        await until("the breadcrumb convicts the shape", is_convicted, 30)
+        await audience.agree()
+        assert audience.rotations == [0, 1]
+        (record,) = records(service)
+        assert "died twice" in record["reason"]
+        # What comes later finds everybody in health.
+        write(database, "harmless", 500)
+        await audience.agree()
+        engines = [p for p in (await service.status())["processes"] if p["role"] == "engine"]
+        assert engines[0]["restart_count"] == 2
+
+
+async def test_a_shape_that_fails_again_and_again_is_refused_with_its_reason(database: Any, tmp_path: Path) -> None:
+    """
+    Each time the definition rests longer; requests meanwhile get a 503 that says when to come again and why.
+    """
+    async with hurt(database, tmp_path, "handle sick raise poison") as (service, audience):
+        for number in range(3):
+            write(database, "poison", 100 * (number + 1))
+            await audience.agree()
+            assert audience.rotations == [0, number + 1]
+        write(database, "poison", 900)
+
+        async def is_resting() -> bool:
+            return any(rest["count"] == 4 for rest in (await service.status())["resting"])
+
+        await until("the definition rests", is_resting, 10)
+        async with httpx.AsyncClient(base_url=service.url) as client:
+            answer = await client.get("/v1/shape", params={"table": "sick", "offset": "-1"})
+        assert answer.status_code == 503
+        assert 1 <= int(answer.headers["retry-after"]) <= 8
+        assert "consumer failed: InjectedFaultError" in answer.text
+        await audience.agree()
