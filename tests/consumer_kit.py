@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -507,6 +508,10 @@ class World:
         self.catalog = Catalog()
         self.publication = Publication()
         self.snapshots = Snapshots(self.database)
+        self.xids = RoutedXids()
+        """
+        Kept with the boundary: a commit below it is not decoded again, and may be as invisible after a restart as before.
+        """
         self.broken_at: CommitLsn | None = None
         """A transaction that the catch-up reader cannot read."""
         self._us = 1_700_000_000_000_000
@@ -531,7 +536,7 @@ class Engine:
         self.world: Final = world
         self.limits: Final = limits
         self.store: Final = FileShapeLogStore(Path("/data"), disk=world.disk, settle_threads_max=1, read_threads_max=1)
-        self.xids: Final = RoutedXids()
+        self.xids: Final = deepcopy(world.xids)
         self.tracker: Final = FlushTracker(world.control.boundary)
         self.ready: Final = Ready()
         self.ready.event.set()
@@ -627,6 +632,7 @@ class Engine:
         Record the flush boundary.
         """
         boundary = self.tracker.last_global_flushed_offset
+        self.world.xids = deepcopy(self.xids)
         settled = {entry.incarnation: entry.settled for entry in self.stage.registry if entry.is_live}
         await self.world.control.checkpoint(boundary, settled)
 
