@@ -65,7 +65,7 @@ def main(rows: int, names: Sequence[str], *, single_process: bool) -> None:
     Penstock share its cores.
 
     \b
-    Everything, with a million rows (about a quarter of an hour):
+    Everything, with a million rows (ten to fifteen minutes):
         make bench
     One scenario, quickly:
         python -m benchmarks --only receiver-small --rows 100000

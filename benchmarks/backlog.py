@@ -42,6 +42,10 @@ ROUNDS_MAX: Final = 3
 ROUNDS_S_MAX: Final = 300.0
 """No round is begun after so long."""
 
+TIMEOUT_S_MIN: Final = 60.0
+ROWS_PER_S_MIN: Final = 2000.0
+"""A contestant that is slower than this, or for few rows slower than `TIMEOUT_S_MIN`, ends the run with an error."""
+
 _BASE_SLOT: Final = "bench_base"
 _COPY: Final = "bench_copy"
 _POLL_S: Final = 0.02
@@ -91,8 +95,7 @@ class Backlog:
         (self._service_folder / "data").rename(folder / "before")
         kind.insert(self._database, 1, row_count)
         self._end: Final = insert_marker(self._database, row_count + 1)
-        # Generous: a fifth of what was ever seen on a busy machine, and not less than a minute.
-        self._timeout_s: Final = 60 + row_count / 2000
+        self._timeout_s: Final = TIMEOUT_S_MIN + row_count / ROWS_PER_S_MIN
 
     def close(self) -> None:
         """
@@ -149,19 +152,23 @@ class Backlog:
             shutil.rmtree(data)
 
     def _watch(self, service: Service, *, is_checking: bool) -> Sample:
+        deadline = time.monotonic() + self._timeout_s
+
+        def pause(interval_s: float) -> None:
+            service.insist_alive()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the service is not there after {self._timeout_s:g} s:\n{service.log}")
+            time.sleep(interval_s)
+
         with self._database.connect() as connection:
             query = b"SELECT FROM pg_replication_slots WHERE slot_name = %s AND active"
             while not connection.execute(query, (SLOT,)).fetchall():
-                service.insist_alive()
-                time.sleep(_SLOT_POLL_S)
+                pause(_SLOT_POLL_S)
         began, before = time.monotonic(), service.usage()
         service.wait_active()
         with ShapeReader(service.port) as reader:
             while reader.position() < self._end:
-                service.insist_alive()
-                if time.monotonic() - began > self._timeout_s:
-                    raise RuntimeError(f"the service is not there after {self._timeout_s:g} s:\n{service.log}")
-                time.sleep(_POLL_S)
+                pause(_POLL_S)
             wall_s, after = time.monotonic() - began, service.usage()
             if is_checking:
                 read = reader.read_all(is_counting=True)

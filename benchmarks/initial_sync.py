@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from benchmarks.backlog import ROWS_PER_S_MIN, TIMEOUT_S_MIN
 from benchmarks.measure import Usage
 from benchmarks.progress import say
 from benchmarks.reading import ShapeReader
@@ -85,7 +86,7 @@ def _run(database: ThrowawayDatabase, folder: Path, row_count: int, *, single_pr
 
 
 def _timeout_s(row_count: int) -> float:
-    return 60 + row_count / 2000
+    return TIMEOUT_S_MIN + row_count / ROWS_PER_S_MIN
 
 
 def _definition(database: ThrowawayDatabase) -> ShapeDefinition:

@@ -106,7 +106,9 @@ class ShapeReader:
             reply = self.ask(offset=reply.offset, handle=reply.handle, is_counting=is_counting)
             bytes_count += reply.bytes_count
             row_count += reply.row_count
-        return Reply(reply.handle, reply.offset, reply.cursor, True, bytes_count, row_count)  # noqa: FBT003
+        return Reply(
+            reply.handle, reply.offset, reply.cursor, is_up_to_date=True, bytes_count=bytes_count, row_count=row_count
+        )
 
     def position(self) -> int:
         """

@@ -18,6 +18,10 @@ import msgspec
 
 RESULTS: Final = Path(__file__).parent / "results"
 _HEAD: Final = ("Scenario", "Penstock", "Reference", "Ratio", "CPU µs/row", "Peak MiB")
+_LEGEND: Final = (
+    "Ratio: how many times as fast as the reference in the same run, the median of the rounds and [least to most]; above "
+    "1 Penstock is faster. CPU: Penstock's (the reference's). Peak: of all its processes, added up."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,6 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         cpu_us: CPU of a row, in microseconds; None where rows are not what is measured.
         reference_cpu_us: the same of the reference.
         peak_mib: the most memory held, of all processes together.
-        note: what one should know about it.
     """
 
     name: str
@@ -63,7 +66,6 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     cpu_us: float | None = None
     reference_cpu_us: float | None = None
     peak_mib: float | None = None
-    note: str = ""
 
     @property
     def ratio(self) -> float:
@@ -74,12 +76,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def figure_of_rates(
-    name: str,
-    scenario: str,
-    reference_name: str,
-    row_count: int,
-    rounds: Sequence[tuple[Sample, Sample]],
-    note: str = "",
+    name: str, scenario: str, reference_name: str, row_count: int, rounds: Sequence[tuple[Sample, Sample]]
 ) -> Figure:
     """
     Make a line from rounds of (Penstock, reference) over the same rows.
@@ -97,7 +94,6 @@ def figure_of_rates(
         cpu_us=statistics.median(sample.cpu_s for sample in ours) / row_count * 1e6,
         reference_cpu_us=statistics.median(sample.cpu_s for sample in others) / row_count * 1e6,
         peak_mib=max(sample.peak_mib for sample in ours),
-        note=note,
     )
 
 
@@ -145,15 +141,12 @@ def render(report: Report) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    notes = [f"* `{figure.name}`: {figure.note}" for figure in report.figures if figure.note]
     return "\n".join(
         [
             f"{report.row_count:,} rows; {report.machine}, Postgres {report.postgres}; {report.measured_at}.",
-            "Ratio: how many times as fast as the reference in the same run, the median of the rounds and [least to "
-            "most]; above 1 Penstock is faster. CPU: Penstock (reference).",
+            _LEGEND,
             "",
             *lines,
-            *(["", *notes] if notes else []),
             "",
         ]
     )
