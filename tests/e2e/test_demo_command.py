@@ -1,67 +1,119 @@
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 
+import psycopg
 import pytest
 
-from harness.service import PYTHON
+from harness.demo import Demo
+from harness.waiting import until
+from penstock.testing.postgres import find_bundled_binaries
 
 pytestmark = pytest.mark.postgres
 
 
-@pytest.fixture
-def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """
-    A folder for everything temporary, reachable for the server's user; empty again at the end.
-    """
-    folder = tmp_path_factory.mktemp("demo")
-    yield folder
-    assert list(folder.iterdir()) == [], "the demo left something behind"
-
-
-def test_the_demo_shows_itself_and_goes_without_a_trace(temporary: Path) -> None:
+def test_the_demo_shows_itself_and_goes_without_a_trace() -> None:
     """
     It says where to look, serves rows there, and ends on Ctrl-C with status 0, nothing left.
     """
-    demo = subprocess.Popen(
-        [PYTHON, "-m", "penstock", "demo", "--port", "0"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
-        cwd="/",
-    )
-    try:
-        watch(demo)
-    finally:
-        demo.kill()
-        demo.communicate()
+    with Demo() as demo:
+        invitation = demo.read_invitation()
+        with urllib.request.urlopen(invitation.rows, timeout=20) as answer:
+            assert b'"operation":"insert"' in answer.read()
+        with urllib.request.urlopen(invitation.page, timeout=20) as answer:
+            assert b"<!doctype html>" in answer.read()
+        assert demo.processes()
+        assert list(demo.folder.iterdir()), "its files are somewhere else: what follows would say nothing"
+        demo.interrupt()
+        assert demo.wait_ended() == 0, demo.output
+        assert demo.leftovers() == []
+    assert demo.output.endswith("Gone without a trace.\n")
+    assert "Traceback" not in demo.output
 
 
-def watch(demo: subprocess.Popen[str]) -> None:
+def test_what_the_demo_says_can_be_copied_into_a_shell() -> None:
     """
-    Read what it says, look where it says, and end it.
+    The printed command that changes the table works as it stands, and the change is served.
     """
-    assert demo.stdout is not None
-    output = ""
-    while "Ctrl-C" not in output:
-        line = demo.stdout.readline()
-        assert line, f"ended early:\n{output}"
-        output += line
-    found = re.search(r"curl '(http://127\.0\.0\.1:\d+/v1/shape\?table=turbines&offset=-1)'", output)
-    assert found is not None, output
-    with urllib.request.urlopen(found[1], timeout=20) as answer:
-        assert b'"operation":"insert"' in answer.read()
-    page = re.search(r"(http://127\.0\.0\.1:\d+/demo)", output)
-    assert page is not None, output
-    with urllib.request.urlopen(page[1], timeout=20) as answer:
-        assert b"<!doctype html>" in answer.read()
-    demo.send_signal(signal.SIGINT)
-    rest, _ = demo.communicate(timeout=30)
-    assert demo.returncode == 0, output + rest
-    assert "Gone without a trace" in rest
+    with Demo() as demo:
+        invitation = demo.read_invitation()
+        done = subprocess.run(invitation.psql, shell=True, capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, done.stderr
+        with psycopg.connect(invitation.database) as connection:
+            assert connection.execute("SELECT count(*) FROM turbines WHERE name = 'Yours'").fetchone() == (1,)
+        demo.interrupt()
+        assert demo.wait_ended() == 0, demo.output
+
+
+async def test_the_demo_can_be_left_while_it_starts() -> None:
+    """
+    Ctrl-C before anything is served ends it as quietly, nothing left.
+    """
+    with Demo() as demo:
+
+        async def is_starting() -> bool:
+            return bool(list(demo.folder.glob("*/data")))
+
+        await until("Postgres has a folder", is_starting)
+        demo.interrupt()
+        assert demo.wait_ended() == 0, demo.output
+        assert demo.leftovers() == []
+    assert "Traceback" not in demo.output
+
+
+async def test_a_killed_demo_leaves_nothing() -> None:
+    """
+    Killed without a chance to clean up, it is cleaned up after by those that outlive it.
+    """
+    with Demo() as demo:
+        demo.read_invitation()
+        demo.process.send_signal(signal.SIGKILL)
+
+        async def is_gone() -> bool:
+            return not demo.leftovers()
+
+        await until("nothing is left of the killed demo", is_gone)
+
+
+def test_visitors_cannot_break_the_demo() -> None:
+    """
+    With every row deleted the fleet comes back, and an open transaction that holds locks does not delay the end.
+    """
+    with Demo() as demo:
+        database = demo.read_invitation().database
+        with closing(psycopg.connect(database)) as visitor:
+            visitor.execute("DELETE FROM turbines")
+            visitor.commit()
+            visitor.execute("LISTEN came_back")
+            visitor.execute("""
+                CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    NOTIFY came_back; RETURN NULL;
+                END $$""")
+            visitor.execute("CREATE TRIGGER tell AFTER INSERT ON turbines EXECUTE FUNCTION tell()")
+            visitor.commit()
+            visitor.autocommit = True
+            assert next(visitor.notifies(timeout=30), None) is not None, "no turbine came back"
+            visitor.autocommit = False
+            visitor.execute("LOCK TABLE turbines")
+            demo.interrupt()
+            assert demo.wait_ended() == 0, demo.output
+            assert demo.leftovers() == []
+    assert "Traceback" not in demo.output
+
+
+@pytest.mark.skipif(find_bundled_binaries() is None, reason="the bundled Postgres is not installed")
+def test_the_demo_needs_no_installed_postgres() -> None:
+    """
+    With the bundled server it does the same, on the version that comes along.
+    """
+    with Demo("--bundled") as demo:
+        invitation = demo.read_invitation()
+        assert "Postgres 18" in demo.output
+        with urllib.request.urlopen(invitation.rows, timeout=20) as answer:
+            assert b'"operation":"insert"' in answer.read()
+        demo.interrupt()
+        assert demo.wait_ended() == 0, demo.output
+        assert demo.leftovers() == []
