@@ -196,6 +196,8 @@ class Intake:
         """
         awaited = self._may_read if self._may_read is not None and self.is_paused else self._wake
         try:
-            await asyncio.wait_for(awaited.wait(), POLL_S)
+            # Not `wait_for`, which on Python 3.11 may swallow a cancellation that comes with the event.
+            async with asyncio.timeout(POLL_S):
+                await awaited.wait()
         except TimeoutError:
             return

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from penstock.postgres.lsn import CommitLsn, InsertLsn
+import msgspec
+
+from penstock.postgres.lsn import CommitLsn, EndLsn, InsertLsn
 from penstock.postgres.snapshot import Snapshot
 
 XIDS_MAX: Final = 65_536
@@ -36,6 +38,19 @@ class _Folded(NamedTuple):
     low: int
     high: int
     oldest: CommitLsn
+
+
+class _Saved(msgspec.Struct, frozen=True, array_like=True):
+    """
+    What is kept over a restart: (id, commit LSN) pairs, and what was folded.
+    """
+
+    commits: list[tuple[int, int]]
+    folded: tuple[int, int, int] | None
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(_Saved)
 
 
 def _is_after(xid: int, other: int) -> bool:
@@ -114,6 +129,31 @@ class RoutedXids:
             return True
         commits = self._commits
         return any(commits[xid] <= up_to_inclusive for xid in self._unseen(snapshot))
+
+    def save(self, boundary: EndLsn) -> bytes:
+        """
+        Give what a restart at this boundary will not decode again and so cannot know; empty when there is nothing.
+        """
+        commits = [(xid, commit.value) for xid, commit in self._commits.items() if commit.value < boundary.value]
+        folded = self._folded
+        if not commits and folded is None:
+            return b""
+        return _ENCODER.encode(
+            _Saved(commits, None if folded is None else (folded.low, folded.high, folded.oldest.value))
+        )
+
+    def restore(self, data: bytes) -> None:
+        """
+        Remember what was saved before a restart.
+        """
+        if not data:
+            return
+        saved = _DECODER.decode(data)
+        for xid, commit in saved.commits:
+            self.note(xid, CommitLsn(commit))
+        if saved.folded is not None:
+            low, high, oldest = saved.folded
+            self._folded = _Folded(low, high, CommitLsn(oldest))
 
     def _unseen(self, snapshot: Snapshot) -> set[int]:
         """

@@ -22,7 +22,7 @@ Names are quoted here and nowhere else. The chapter "Streaming Replication Proto
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from penstock.errors import DecodeError, MisconfiguredSourceError, SlotInUseError, SourceError
@@ -170,7 +170,7 @@ def introduce(names: Names, remake_reason: str = "") -> Dialogue:
         SlotInUseError: another connection still holds the slot.
         SourceError: the server refused something else.
     """
-    system_id, timeline, _, database = _one(_rows((yield Ask("IDENTIFY_SYSTEM"))), 4)
+    system_id, timeline, flushed, database = _one(_rows((yield Ask("IDENTIFY_SYSTEM"))), 4)
     version, wal_level, timeout_ms, pid = _one(
         _rows(
             (
@@ -199,6 +199,7 @@ def introduce(names: Names, remake_reason: str = "") -> Dialogue:
     if made_reason:
         slot = None
     identity = yield from _slot(names, slot, made_reason or remake_reason, system_id, _number(timeline))
+    identity = replace(identity, flushed=_position(flushed))
     options = {"proto_version": "1", "publication_names": names.publication, **SESSION_SETTINGS}
     return Introduction(SessionStart(identity, options), _number(version), _number(timeout_ms) / 1000, _number(pid))
 

@@ -61,14 +61,13 @@ class RecordedCell(msgspec.Struct, frozen=True, array_like=True):
     `penstock.relay.epochs.RecordedBoundary` as numbers.
 
     Attributes:
-        boundary, trim_below, epoch: see there.
-        rolls: how often the engine has asked for a new segment, because it met damage in the newest.
+        boundary, trim_below, epoch, damaged_segment: see there.
     """
 
     boundary: int
     trim_below: int
     epoch: int
-    rolls: int = 0
+    damaged_segment: int
 
 
 class TypedCell(Generic[_T]):
@@ -130,26 +129,22 @@ class RecordedBoundaryCell:
         """
         self._cell: Final = TypedCell(board, Cell.RECORDED_BOUNDARY, RecordedCell)
 
-    def write(self, recorded: RecordedBoundary, rolls: int) -> None:
+    def write(self, recorded: RecordedBoundary) -> None:
         """
         Tell it; the control store has it already.
         """
-        self._cell.write(RecordedCell(recorded.boundary.value, recorded.trim_below.value, recorded.epoch, rolls))
-
-    @property
-    def rolls(self) -> int:
-        """
-        How often the engine has asked for a new segment.
-        """
-        cell = self._cell.read()
-        return 0 if cell is None else cell.rolls
+        self._cell.write(
+            RecordedCell(recorded.boundary.value, recorded.trim_below.value, recorded.epoch, recorded.damaged_segment)
+        )
 
     def read(self) -> RecordedBoundary | None:
         """
         Read it; None while the engine has said nothing since the service was started.
         """
         cell = self._cell.read()
-        return None if cell is None else RecordedBoundary(EndLsn(cell.boundary), EndLsn(cell.trim_below), cell.epoch)
+        if cell is None:
+            return None
+        return RecordedBoundary(EndLsn(cell.boundary), EndLsn(cell.trim_below), cell.epoch, cell.damaged_segment)
 
 
 class BoardPublisher:

@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 import uvloop
 
 from penstock.api.remote import ShapeSourceServer
 from penstock.collector.abc import RoutedPart
 from penstock.collector.collector import ShapeLogCollector
-from penstock.collector.flush_tracker import FlushTracker
+from penstock.collector.flush_tracker import Debt, FlushTracker
 from penstock.collector.intake import Intake
 from penstock.collector.routed_xids import RoutedXids
 from penstock.consumers.accounts import CollectorAccounts
@@ -42,20 +43,22 @@ from penstock.database.urls import parse_database_url
 from penstock.database.watch import CatalogEvent, CatalogWatch, TableChanged, TableGone
 from penstock.errors import CorruptLogError, DecodeError, PenstockError
 from penstock.liveness.black_box import BlackBox
-from penstock.liveness.board import Board
+from penstock.liveness.board import Board, Cell
 from penstock.liveness.breadcrumb import Inherited
+from penstock.liveness.explain import SHAPES_TOLD_MAX, Facts, OwingShape, ReadyLimits, explain, find_unready
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
 from penstock.postgres.snapshot import SnapshotBounds
 from penstock.relay.abc import PublishedEnd
 from penstock.relay.epochs import RecordedBoundary
 from penstock.relay.reader import RelayReader, read_epoch
+from penstock.replication.state import ReceiverPhase
 from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, published_cell, receiver_cell
 from penstock.service.facts import RecordedFacts
 from penstock.service.faults import EngineFaults, NoFaults
-from penstock.service.lifecycle import RoleContext
+from penstock.service.lifecycle import RoleContext, read_heartbeat
 from penstock.service.settings import Settings
-from penstock.service.sweep import Casualties, DebtSweep, watch_limits
+from penstock.service.sweep import NEXT, Casualties, DebtSweep, watch_limits
 from penstock.service.trail import BoardTrail
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
@@ -66,6 +69,8 @@ RECORD_INTERVAL_S: Final[Mapping[str, float]] = {"relay": 5.0, "shapes": 1.0}
 """How often a moving boundary is recorded."""
 SETTLE_AGE_S: Final[Mapping[str, float]] = {"relay": 4.0, "shapes": 0.5}
 """A tail of this age is settled."""
+XIDS: Final = "routed xids"
+"""Kind of the fact that holds the transactions decoded below the boundary that no snapshot has shown yet."""
 RETRY_S: Final = 1.0
 """How long to wait before the control store is asked again."""
 
@@ -120,18 +125,24 @@ class Engine:
         self._control: Final = SqliteControlStore(settings.state_folder / "control.sqlite")
         self._faults: Final = faults or NoFaults()
         self._store: Final = self._faults.make_store(settings.data_dir)
+        self._board: Final = board
         self._trail: Final = BoardTrail(board)
+        # What is looked into, replaced and given up by itself is no reason to send clients away.
+        self._ready_limits: Final = ReadyLimits(owed_s=2.5 * settings.flush_stall_grace_s)
         self._epoch = 0
         self._boundary = EndLsn(0)
         self._trim_below = EndLsn(0)
-        self._rolls = self._recorded_cell.rolls
+        self._reader: RelayReader | None = None
         self._is_restored: Final = asyncio.Event()
         self._is_active: Final = asyncio.Event()
         self._recording: Final = asyncio.Lock()
+        self._xids_saved = b""
         self._settled_noted: Final[dict[int, LogOffset]] = {}
         self._control_failure = ""
         self._is_draining = False
         self._slices_count = 0
+        self._unready = ""
+        self._link_since = self._control_since = time.monotonic()
         self._black_box: Final = BlackBox(settings.data_dir)
         self._casualties: Final = Casualties(self._black_box, time.monotonic)
         self._build()
@@ -225,6 +236,7 @@ class Engine:
             slices=lambda: self._slices_count,
             is_paused=lambda: self._intake.is_paused,
             clock=time.monotonic,
+            on_look=self._judge_readiness,
         )
         self._casualties.describe = self._describe_casualty
 
@@ -257,6 +269,8 @@ class Engine:
         self._boundary = self._trim_below = recovered.boundary
         self._collector.begin_epoch(recovered.boundary)
         self._facts.restore(recovered.facts)
+        self._xids_saved = recovered.facts.get((XIDS, ""), b"")
+        self._xids.restore(self._xids_saved)
         self._tell_recorded()
         inherited = self._trail.take_over(self._epoch)
         is_clean = False
@@ -333,7 +347,7 @@ class Engine:
         if published.epoch != self._epoch:
             header = await asyncio.to_thread(read_epoch, self._settings.relay_folder, published.epoch)
             await self._begin_epoch(published.epoch, header.start, header.reason)
-        reader = RelayReader(self._settings.relay_folder, published.epoch)
+        reader = self._reader = RelayReader(self._settings.relay_folder, published.epoch)
         try:
             reader.seek(self._boundary)
         except CorruptLogError as error:
@@ -360,6 +374,7 @@ class Engine:
             self.consumers.registry.forget_all(reason)
             self._collector.begin_epoch(boundary)
             self._facts.forget_all()
+            self._xids_saved = b""
             self._trail.begin_epoch(epoch)
         self._tell_recorded()
         _log.warning("a new epoch has begun", epoch=epoch, start=str(boundary), reason=reason, rotated_shapes=count)
@@ -370,7 +385,6 @@ class Engine:
     async def _on_broken(self, error: CorruptLogError | DecodeError) -> None:
         _log.error("the relay log cannot be followed; every shape starts over", error=error.message)
         # What follows the damage can be decoded only from where a segment begins.
-        self._rolls += 1
         self._tell_recorded()
         await self.consumers.registry.condemn_all(f"relay log: {error.message}")
 
@@ -407,6 +421,11 @@ class Engine:
                 if entry.is_live and self._settled_noted.get(entry.incarnation) != entry.settled
             }
             if boundary != self._boundary:
+                # What lies below the boundary is not decoded again: whether snapshots see it must be known after a crash.
+                xids = self._xids.save(boundary)
+                if xids != self._xids_saved:
+                    await self._control.record_fact(XIDS, "", xids)
+                    self._xids_saved = xids
                 await self._control.checkpoint(boundary, moved)
                 self._settled_noted.update(moved)
             self._boundary, self._trim_below = boundary, trim_below
@@ -417,7 +436,8 @@ class Engine:
         """
         Show the receiver what the control store has.
         """
-        self._recorded_cell.write(RecordedBoundary(self._boundary, self._trim_below, self._epoch), self._rolls)
+        damaged = 0 if self._reader is None else self._reader.damaged_segment
+        self._recorded_cell.write(RecordedBoundary(self._boundary, self._trim_below, self._epoch, damaged))
         self._wake_receiver()
 
     # --- the database ------------------------------------------------------------------------------------------------
@@ -439,7 +459,7 @@ class Engine:
                 self.consumers.catalog.table_changed(table)
 
     def _on_snapshot(self, bounds: SnapshotBounds) -> None:
-        self._xids.confirm_visible(bounds.snapshot, bounds.horizon)
+        self._accounts.confirm_visible(bounds)
 
     # --- suspicion ---------------------------------------------------------------------------------------------------
 
@@ -487,6 +507,71 @@ class Engine:
             "problems": self.problems[:4],
         }
 
+    def _judge_readiness(self, now: float) -> None:
+        """
+        See once a second whether clients should be sent elsewhere.
+        """
+        report = self._receiver.read()
+        if report is not None and report.phase == ReceiverPhase.STREAMING.value:
+            self._link_since = now
+        if not self._control_failure:
+            self._control_since = now
+        before, self._unready = self._unready, find_unready(self._facts_now(now), self._ready_limits)
+        if bool(before) != bool(self._unready):
+            _log.warning("readiness changes", unready=self._unready or None)
+
+    def _facts_now(self, now: float) -> Facts:
+        report = self._receiver.read()
+        health = self._health()
+        beat = read_heartbeat(self._board, Cell.RECEIVER_HEARTBEAT)
+        registry = self.consumers.registry
+        oldest = registry.oldest_creating()
+        relay_disk = ""
+        if report is not None:
+            relay_disk = report.disk_failure or ("its disk does not answer" if report.is_disk_hung else "")
+            relay_disk = relay_disk or ("its budget is used up" if report.is_out_of_room else "")
+        return Facts(
+            acknowledge=self._settings.acknowledge,
+            not_active="" if health.state == "active" else health.reason,
+            phase="" if report is None else report.phase,
+            link_down_s=now - self._link_since,
+            receiver_silent_s=0.0 if beat is None else max(0.0, now - beat.at_s),
+            error="" if report is None else report.error,
+            server=0 if report is None else report.server_end,
+            received=0 if report is None else report.received,
+            durable=0 if report is None else report.durable,
+            confirmed=0 if report is None else report.confirmed,
+            processed=self._collector.last_seen_end.value,
+            boundary=self._boundary.value,
+            relay_bytes=0 if report is None else report.relay_bytes,
+            relay_bytes_max=self._settings.relay_bytes_max,
+            relay_disk=relay_disk,
+            control_failure=self._control_failure,
+            control_failure_s=now - self._control_since,
+            owing_count=self._tracker.pending_count,
+            owing=[self._tell_owing(debt, now) for debt in self._tracker.pinning_debts(SHAPES_TOLD_MAX)],
+            oldest_owed_s=self.sweep.stood_still_s,
+            creating_count=0 if oldest is None else registry.creating_count,
+            alarms=self.sweep.alarms,
+            is_paused=self._intake.is_paused,
+            shed_count=registry.shed_count,
+            resting_count=len(self._casualties.resting()),
+        )
+
+    def _tell_owing(self, debt: Debt, now: float) -> OwingShape:
+        entry = self.consumers.registry.entry(debt.incarnation)
+        verdict = self.sweep.verdict_on(debt.incarnation)
+        table = None if entry is None else entry.definition.table
+        return OwingShape(
+            handle=f"#{debt.incarnation}" if entry is None else entry.handle,
+            table="" if table is None else f"{table.schema}.{table.name}",
+            owed_s=round(now - debt.since, 1),
+            flushed=debt.flushed.value,
+            state="being opened" if entry is None or entry.consumer is None else entry.consumer.state.value,
+            verdict="" if verdict is None else verdict.reason,
+            next="" if verdict is None else NEXT[verdict.action],
+        )
+
     # --- serving -----------------------------------------------------------------------------------------------------
 
     def _health(self) -> Health:
@@ -503,7 +588,7 @@ class Engine:
             return Health("starting", "shape data to be loaded", detail, last_seen)
         if self._intake.is_broken:
             return Health("starting", "integrety checks", "the relay log is damaged", last_seen)
-        return Health("active", "", detail, last_seen)
+        return Health("active", "", detail, last_seen, self._unready)
 
     def health(self) -> Health:
         """
@@ -586,6 +671,8 @@ class Engine:
             "tail_bytes": self.consumers.settler.tail_bytes,
             "relay_bytes": 0 if report is None else report.relay_bytes,
             "receiver": "" if report is None else report.phase,
+            "unready": self._unready,
+            "explain": msgspec.to_builtins(explain(self._facts_now(time.monotonic()))),
         }
 
 

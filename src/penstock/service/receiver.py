@@ -66,7 +66,6 @@ class Receiver:
         self._acknowledge: Final = Acknowledge(settings.acknowledge)
         self._recorded: Final = RecordedBoundaryCell(board)
         self._report: Final = receiver_cell(board)
-        self._rolls = self._recorded.rolls
         self._state: ReceiverState | None = None
         self._failure: PenstockError | None = None
         self._has_ended: Final = threading.Event()
@@ -137,12 +136,8 @@ class Receiver:
 
     def look(self) -> None:
         """
-        The engine recorded something: confirm and trim by it, and begin a new segment if it asks for one.
+        The engine recorded something, or met damage: confirm, trim and begin a new segment by it.
         """
-        rolls = self._recorded.rolls
-        if rolls != self._rolls:
-            self._rolls = rolls
-            self.writer.roll()
         self.writer.wake()
 
     def stop(self) -> None:
