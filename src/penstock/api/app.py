@@ -288,6 +288,8 @@ def _tell_health(health: Health) -> Answer:
 
 def _tell_readiness(health: Health) -> Answer:
     if health.state == "active":
+        if health.unready:
+            return _tell(503, {"status": "active", "reason": health.unready})
         return _tell(200, {"status": "active"})
     told = {"status": health.state, "reason": f"waiting for {health.reason}", "detail": health.detail}
     return _tell(503, {key: value for key, value in told.items() if value})

@@ -6,6 +6,7 @@ Commands import what they need when they run: a role that is restarted should no
 
 from __future__ import annotations
 
+import os
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -162,6 +163,21 @@ def version() -> None:
     from importlib.metadata import version as version_of  # noqa: PLC0415
 
     click.echo(version_of("penstock"))
+
+
+@cli.command()
+@click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="Where the service is.")
+@click.pass_context
+def explain(ctx: click.Context, url: str) -> None:
+    """
+    Say who holds the write-ahead log, since when, how many bytes and why.
+
+    Asks a running service; its secret is taken from the variable PENSTOCK_SECRET. Exit status: 0 it is ready, 1 it is
+    not, 2 nobody answers.
+    """
+    from penstock.cli.explain import run_explain  # noqa: PLC0415
+
+    ctx.exit(run_explain(url, os.environ.get("PENSTOCK_SECRET") or os.environ.get("ELECTRIC_SECRET")))
 
 
 @cli.command(hidden=True)

@@ -268,6 +268,13 @@ class ConsumerRegistry:
         ends = [entry.consumer.done_end for entry in self._in_memory.values() if not entry.is_live and entry.consumer]
         return min(ends, default=None)
 
+    @property
+    def creating_count(self) -> int:
+        """
+        How many shapes are in the making.
+        """
+        return sum(not entry.is_live for entry in self._in_memory.values())
+
     # --- the life of an entry ----------------------------------------------------------------------------------------
 
     def restore(self, rows: Sequence[ShapeRow], boundary: EndLsn) -> list[ShapeEntry]:

@@ -45,7 +45,7 @@ from penstock.errors import CorruptLogError, DecodeError, PenstockError
 from penstock.liveness.black_box import BlackBox
 from penstock.liveness.board import Board, Cell
 from penstock.liveness.breadcrumb import Inherited
-from penstock.liveness.explain import SHAPES_TOLD_MAX, Facts, OwingShape, ReadyLimits, explain, find_unready
+from penstock.liveness.explain import SHAPES_TOLD_MAX, Facts, OwingShape, explain, find_unready
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
 from penstock.postgres.snapshot import SnapshotBounds
@@ -58,7 +58,7 @@ from penstock.service.facts import RecordedFacts
 from penstock.service.faults import EngineFaults, NoFaults
 from penstock.service.lifecycle import RoleContext, read_heartbeat
 from penstock.service.settings import Settings
-from penstock.service.sweep import NEXT, Casualties, DebtSweep, watch_limits
+from penstock.service.sweep import NEXT, Casualties, DebtSweep, ready_limits, watch_limits
 from penstock.service.trail import BoardTrail
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
@@ -128,7 +128,7 @@ class Engine:
         self._board: Final = board
         self._trail: Final = BoardTrail(board)
         # What is looked into, replaced and given up by itself is no reason to send clients away.
-        self._ready_limits: Final = ReadyLimits(owed_s=2.5 * settings.flush_stall_grace_s)
+        self._ready_limits: Final = ready_limits(settings.flush_stall_grace_s)
         self._epoch = 0
         self._boundary = EndLsn(0)
         self._trim_below = EndLsn(0)

@@ -11,12 +11,14 @@ import os
 import time
 from typing import Any, Final
 
+import msgspec
+
 from penstock.api.abc import ShapeSource
 from penstock.errors import ConnectionLostError
 from penstock.liveness.board import Board, Cell
 from penstock.postgres.lsn import EndLsn
 from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, TypedCell, receiver_cell
-from penstock.service.lifecycle import SupervisorState
+from penstock.service.lifecycle import SupervisorState, is_supervisor_silent
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
 
@@ -34,6 +36,7 @@ class ObservedSource:
         Speak for `source`, and read the board.
         """
         self._source: Final = source
+        self._board: Final = board
         self._supervisor: Final = TypedCell(board, Cell.SUPERVISOR, SupervisorState)
         self._receiver: Final = receiver_cell(board)
         self._recorded: Final = RecordedBoundaryCell(board)
@@ -53,9 +56,12 @@ class ObservedSource:
 
     async def health(self) -> Health:
         """
-        See `ShapeSource.health`.
+        See `ShapeSource.health`. A supervisor that says nothing could not restart what fails: that is not ready.
         """
-        return await self._source.health()
+        health = await self._source.health()
+        if health.state == "active" and not health.unready and is_supervisor_silent(self._board, time.monotonic()):
+            return msgspec.structs.replace(health, unready="the supervisor has said nothing for a while")
+        return health
 
     async def remove(self, handle: str) -> bool:
         """

@@ -26,6 +26,7 @@ from penstock.consumers.stage import ConsumersStage
 from penstock.errors import RequestError
 from penstock.liveness.backoff import ShedBackoff
 from penstock.liveness.black_box import BlackBox
+from penstock.liveness.explain import ReadyLimits
 from penstock.liveness.verify import Covered, Evidence, Wait, WaitKind
 from penstock.liveness.watch import SWEPT_DEBTS_MAX, Action, Decision, ProgressWatch, WatchLimits
 from penstock.service.facts import RecordedFacts
@@ -35,6 +36,16 @@ _log: Final = structlog.get_logger(__name__)
 
 PERIOD_S_MAX: Final = 1.0
 VERIFY_S_MAX: Final = 10.0
+NEXT: Final = {
+    Action.WAIT: "is given up if it makes no progress in the time it has left",
+    Action.DISCHARGE: "its debt has been struck out",
+    Action.EXTEND: "is left alone as long as that moves",
+    Action.NUDGE: "is settled again, and given up if that does not help",
+    Action.REPLACE: "its consumer is replaced, and the shape given up if that does not help",
+    Action.CONDEMN: "is being given up; its clients start over",
+    Action.ALARM: "nothing is given up: look at the disk, the database and the log",
+}
+"""What follows from a decision, for people."""
 
 
 def watch_limits(grace_s: float) -> WatchLimits:
@@ -46,6 +57,13 @@ def watch_limits(grace_s: float) -> WatchLimits:
         verify_s=min(VERIFY_S_MAX, grace_s / 2),
         period_s=min(PERIOD_S_MAX, grace_s / 10),
     )
+
+
+def ready_limits(grace_s: float) -> ReadyLimits:
+    """
+    Fit what makes the service unready to the grace: what the sweep mends by itself in time does not.
+    """
+    return ReadyLimits(owed_s=3 * grace_s, link_s=1.5 * grace_s, control_s=1.5 * grace_s)
 
 
 class Casualties:
@@ -136,6 +154,7 @@ class DebtSweep:
         slices: Callable[[], int],
         is_paused: Callable[[], bool],
         clock: Callable[[], float],
+        on_look: Callable[[float], None],
     ) -> None:
         """
         Take what it looks at.
@@ -150,6 +169,7 @@ class DebtSweep:
             slices: counts the slices of the stream that were handled.
             is_paused: whether the stream is not read because memory is full.
             clock: the one that dates debts.
+            on_look: called after each look, with the time.
         """
         self._limits: Final = limits
         self._tracker: Final = tracker
@@ -160,6 +180,7 @@ class DebtSweep:
         self._slices: Final = slices
         self._is_paused: Final = is_paused
         self._clock: Final = clock
+        self._on_look: Final = on_look
         self.watch: Final = ProgressWatch(limits, clock())
         self.decisions: list[Decision] = []
         self.replaced_count = 0
@@ -183,6 +204,20 @@ class DebtSweep:
         self.decisions = self.watch.sweep(self._clock(), debts, self._gather, self._tracker.pending_count)
         for decision in self.decisions:
             self._do(decision)
+        self._on_look(self._clock())
+
+    @property
+    def stood_still_s(self) -> float:
+        """
+        For how long the stalest debt has been without durable progress; 0 when none is stale.
+        """
+        return max((decision.owed_s for decision in self.decisions), default=0.0)
+
+    def verdict_on(self, incarnation: int) -> Decision | None:
+        """
+        Tell what the last sweep said of a shape; None when it is not stale.
+        """
+        return next((decision for decision in self.decisions if decision.debt.incarnation == incarnation), None)
 
     @property
     def alarms(self) -> list[str]:

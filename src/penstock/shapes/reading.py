@@ -163,9 +163,11 @@ class Health(msgspec.Struct, frozen=True):
         reason: the first condition that is not met, in words that follow "Timeout waiting for "; empty when active.
         detail: what is known about why, empty when nothing is.
         last_seen_lsn: as in `Opened`.
+        unready: why new clients should be sent elsewhere although it is active; empty when they should not.
     """
 
     state: str
     reason: str = ""
     detail: str = ""
     last_seen_lsn: int = 0
+    unready: str = ""

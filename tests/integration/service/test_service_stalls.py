@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+import os
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +15,7 @@ import httpx
 import pytest
 
 from harness.oracle import Audience
-from harness.service import Service
+from harness.service import PYTHON, Service
 from harness.waiting import until, until_confirmed
 from harness.workload import ShapeUnderTest
 
@@ -155,3 +159,45 @@ async def test_a_shape_that_fails_again_and_again_is_refused_with_its_reason(dat
         assert 1 <= int(answer.headers["retry-after"]) <= 8
         assert "consumer failed: InjectedFaultError" in answer.text
         await audience.agree()
+
+
+async def test_many_that_hang_together_are_an_alarm_and_cost_no_shape(database: Any, tmp_path: Path) -> None:
+    """
+    When most debtors stand still at once nobody is given up; readiness fails, and `explain` says who holds what.
+    """
+    columns = [("id", *some) for count in (1, 2) for some in itertools.combinations("abcd", count)]
+    shapes = [ShapeUnderTest("wide", names) for names in columns]
+    database.execute("CREATE TABLE wide (id int PRIMARY KEY, a text, b text, c text, d text)")
+    async with hurt(database, tmp_path, "settle wide hang poison") as (service, audience):
+        audience.join(*shapes)
+        await audience.agree()
+        database.execute("INSERT INTO wide VALUES (1, 'poison', 'poison', 'poison', 'poison')")
+        await audience.agree()
+
+        async with httpx.AsyncClient(base_url=service.url) as client:
+
+            async def is_unready() -> bool:
+                return (await client.get("/v1/ready")).status_code == 503
+
+            await until("readiness fails", is_unready, 20)
+            told = (await client.get("/v1/ready")).json()
+            assert "flush boundary does not move" in told["reason"]
+            assert "wide" not in told["reason"]
+            assert (await client.get("/v1/health")).status_code == 200
+        status = await service.status()
+        assert status["shed_count"] == 0
+        assert any("it is the disk" in problem for problem in status["problems"])
+        said = await asyncio.to_thread(
+            subprocess.run,
+            [PYTHON, "-m", "penstock", "explain", "--url", service.url],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert said.returncode == 1, said.stderr
+        assert "not ready" in said.stdout
+        assert "on public.wide" in said.stdout
+        assert set(audience.rotations) == {0}
+        service.kill_all()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -11,7 +12,7 @@ from penstock.liveness.watch import Action, ProgressWatch, WatchLimits
 from penstock.postgres.lsn import CommitLsn, EndLsn
 
 LIMITS = WatchLimits(grace_s=6.0, verify_s=3.0, wait_s_max=12.0, burial_s_max=3.0, period_s=1.0, suspects_max=3)
-OWN_WAITS = sorted(set(WaitKind) - SHARED_WAITS, key=lambda kind: kind.name)
+OWN_WAITS = [kind for kind in WaitKind if kind not in SHARED_WAITS]
 
 
 @dataclass
@@ -69,6 +70,13 @@ class Shape:
         return Evidence(can_be_replaced=turn)
 
 
+def look_up(seen: dict[int, Evidence]) -> Callable[[Debt], Evidence]:
+    """
+    What is seen of the one that owes.
+    """
+    return lambda debt: seen[debt.incarnation]
+
+
 shapes = st.lists(
     st.tuples(
         st.floats(0, 40),
@@ -97,7 +105,8 @@ def test_every_stale_debt_ends_in_time(given_shapes: list[tuple[float, str, list
         living = [shape for shape in living if not shape.is_gone]
         owing = {shape.incarnation: shape for shape in living if shape.since <= now}
         owed = sorted((shape.debt() for shape in owing.values()), key=lambda debt: debt.since)
-        decisions = watch.sweep(now, owed, lambda d, o=owing, n=now: o[d.incarnation].evidence(n), 1000)
+        seen = {number: shape.evidence(now) for number, shape in owing.items()}
+        decisions = watch.sweep(now, owed, look_up(seen), 1000)
         for decision in decisions:
             shape = owing[decision.debt.incarnation]
             assert decision.owed_s >= LIMITS.grace_s
@@ -125,7 +134,7 @@ def test_a_common_cause_condemns_nobody(count: int, others: int, habits: list[st
     """
     When many stand still together, or wait for what is nobody's own, no shape is given up, ever.
     """
-    waits = sorted(SHARED_WAITS, key=lambda kind: kind.name)
+    waits = [kind for kind in WaitKind if kind in SHARED_WAITS]
     owed = [Debt(n, 0.0, CommitLsn(9), CommitLsn(9), 0.0, EndLsn(1)) for n in range(count)]
     evidence = [
         Evidence(can_be_replaced=True)

@@ -40,6 +40,13 @@ def sweep_until(
     return told
 
 
+def waiting(progress: int) -> Evidence:
+    """
+    A shape that catches up.
+    """
+    return Evidence(wait=Wait(WaitKind.CATCH_UP, progress), can_be_replaced=True)
+
+
 def moments(told: list[tuple[int, Decision]], action: Action) -> list[int]:
     """
     When something was decided.
@@ -112,10 +119,9 @@ def test_a_wait_that_moves_extends_the_deadline_up_to_its_sum() -> None:
     Catching up that gets on is granted the sum of waits; then the shape is suspected like any other.
     """
     watch = ProgressWatch(LIMITS, 0.0)
-    told = []
+    told: list[tuple[int, Decision]] = []
     for now in range(1, 120):
-        evidence = Evidence(wait=Wait(WaitKind.CATCH_UP, now), can_be_replaced=True)
-        told += [(now, d) for d in watch.sweep(float(now), [debt()], lambda _, e=evidence: e, 100)]
+        told += sweep_until(watch, [debt()], {1: waiting(now)}, start=now, end=now)
     granted = moments(told, Action.EXTEND)
     assert granted[0] == 20
     assert 75 <= granted[-1] <= 82
@@ -127,13 +133,12 @@ def test_a_wait_that_stands_still_is_none() -> None:
     """
     A shape that only says it waits is judged like one that says nothing.
     """
-    standing = Evidence(wait=Wait(WaitKind.CATCH_UP, 7), can_be_replaced=True)
-    told = sweep_until(ProgressWatch(LIMITS, 0.0), [debt()], {1: standing}, start=1, end=30)
+    told = sweep_until(ProgressWatch(LIMITS, 0.0), [debt()], {1: waiting(7)}, start=1, end=30)
     assert moments(told, Action.REPLACE) == [20]
     assert moments(told, Action.CONDEMN) == [30]
 
 
-@pytest.mark.parametrize("kind", sorted(SHARED_WAITS, key=lambda kind: kind.name))
+@pytest.mark.parametrize("kind", [kind for kind in WaitKind if kind in SHARED_WAITS])
 def test_what_all_wait_for_is_no_shapes_fault(kind: WaitKind) -> None:
     """
     A disk, a database or a stream that stands still raises an alarm and costs no shape.
