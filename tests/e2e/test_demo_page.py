@@ -16,6 +16,12 @@ from harness.demo import Demo
 
 pytestmark = pytest.mark.postgres
 
+CHROMIUM: Final = shutil.which("chromium")
+CHROMIUM_MISSING: Final = "Chromium is not installed (on Debian: apt-get install chromium)"
+if CHROMIUM is None and os.environ.get("CI") != "true":
+    # Said once, for the whole module.
+    pytest.skip(CHROMIUM_MISSING, allow_module_level=True)
+
 TIMEOUT_MS: Final = 30_000
 BROWSER_ARGUMENTS: Final = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -86,18 +92,14 @@ class View:
 Open = Callable[..., Awaitable[View]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """
-    The system's Chromium; without it skip, but fail where nothing may be skipped.
+    The system's Chromium.
     """
-    found = shutil.which("chromium")
-    if found is not None:
-        return found
-    message = "Chromium is not installed (on Debian: apt-get install chromium)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
+    if CHROMIUM is None:
+        pytest.fail(CHROMIUM_MISSING, pytrace=False)
+    return CHROMIUM
 
 
 @pytest.fixture(scope="module")
