@@ -1,0 +1,1014 @@
+"""
+From Postgres's parse tree to a typed one: names looked up, literals read, overloads chosen, casts put in.
+
+Owns the rules of what is allowed and the sentences for what is not. Resolution follows `parse_expr.c` and `parse_func.c` of
+Postgres; the texts of refusals are those that clients of the protocol know, each followed by a sentence about what is
+supported instead.
+
+Work is bounded: every node costs one of `WORK_MAX`, and so do the copies that are made of an operand that is written once and
+compared twice. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from penstock.errors import InvalidShapeError
+from penstock.postgres.relation import Column
+from penstock.where import datetimes, numbers
+from penstock.where.facts import DatabaseFacts
+from penstock.where.failures import EvaluationError
+from penstock.where.functions import (
+    CASE_FUNCTIONS,
+    COLLATION_USERS,
+    FIELD_FUNCTIONS,
+    ORDERING,
+    READ_TEXT,
+    ZONES_OF_UTC,
+    has_output,
+    implement,
+    implement_cast,
+)
+from penstock.where.parse import DEPTH_MAX, PREFIX, reject, reject_at, too_deep
+from penstock.where.tree import (
+    ArrayOf,
+    BoolTest,
+    Call,
+    Case,
+    Cast,
+    Coalesce,
+    Collated,
+    Collation,
+    ColumnRef,
+    Concat,
+    Const,
+    Distinct,
+    Extreme,
+    InList,
+    Logic,
+    Node,
+    Not,
+    NullIf,
+    NullTest,
+    Quantified,
+    Subscript,
+    children,
+    is_unknown,
+)
+from penstock.where.types import (
+    FUNCTIONS_BY_NAME,
+    OPERATORS_BY_NAME,
+    TYPE_BY_OID,
+    UNKNOWN,
+    Overload,
+    cast_context,
+    choose,
+    common_type,
+    element,
+    is_array,
+    is_enum,
+)
+from penstock.where.values import TEXTUAL, is_known, order_key, parser
+
+WORK_MAX: Final = 100_000
+_NO_OPERATOR: Final = "Could not select an operator overload"
+_TYPES_HINT: Final = (
+    "Supported types are bool, int2, int4, int8, float4, float8, numeric, text, varchar, bpchar, date, time, timestamp, "
+    "timestamptz, interval, uuid, bytea, jsonb, enums of the table, and arrays of these"
+)
+_CASTABLE: Final = {
+    name: name
+    for name in (
+        "bool", "bytea", "name", "int2", "int4", "int8", "text", "float4", "float8", "bpchar", "varchar", "date",
+        "time", "timestamp", "timestamptz", "interval", "numeric", "uuid", "jsonb",
+    )
+}  # fmt: skip
+_VOLATILE: Final = frozenset(
+    {
+        "now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday", "random", "gen_random_uuid",
+        "uuid_generate_v4", "nextval", "currval", "lastval", "txid_current", "pg_current_xact_id", "current_setting",
+        "age", "pg_sleep", "setseed", "random_normal", "uuidv4", "uuidv7", "current_database", "current_schema",
+    }
+)  # fmt: skip
+_AGGREGATES: Final = frozenset(
+    {
+        "count", "sum", "avg", "min", "max", "array_agg", "string_agg", "bool_and", "bool_or", "every", "json_agg",
+        "jsonb_agg", "json_object_agg", "jsonb_object_agg", "stddev", "variance", "any_value",
+    }
+)  # fmt: skip
+_BOOL_TESTS: Final = {"TRUE": True, "FALSE": False, "UNKNOWN": None}
+
+
+def column_type(column: Column, facts: DatabaseFacts) -> str:
+    """
+    Give a column's type; that of a domain is its base type.
+    """
+    oid = facts.domains.get(column.type_oid, column.type_oid)
+    if (known := TYPE_BY_OID.get(oid)) is not None:
+        return known
+    if column.is_enum or oid in facts.enums:
+        return f"enum:{oid}" if not column.dims else f"enum:{oid}[]"
+    return f"other:{column.type_oid}"
+
+
+def _column_collation(column: Column) -> Collation:
+    if column.collation is None:
+        return Collation.C if column.type_name == "name" else Collation.DEFAULT
+    return Collation.C if column.collation in {"C", "POSIX", "ucs_basic"} else Collation.OTHER
+
+
+def quote_name(name: str) -> str:
+    """
+    Write a name for a message: quoted where it must be.
+    """
+    plain = name and (name[0].isalpha() or name[0] == "_") and name.islower()
+    if plain and name.isascii() and all(letter.isalnum() or letter == "_" for letter in name):
+        return name
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _string(node: Mapping[str, Any]) -> str:
+    text: str = node.get("String", {}).get("sval", "")
+    return text
+
+
+class Checker:
+    """
+    Checks one expression.
+    """
+
+    def __init__(self, text: str, params: Sequence[str], columns: Sequence[Column], facts: DatabaseFacts) -> None:
+        """
+        Check against these columns; `text` serves to count places.
+        """
+        self.facts = facts
+        self._params = params
+        self._columns = {column.name: column for column in columns}
+        self._text = (PREFIX + text).encode()
+        self._is_ascii = text.isascii()
+        self._param_types: dict[int, str] = {}
+        self._work = 0
+        self._depth = 0
+        self._transformers: dict[str, Callable[[Mapping[str, Any]], Node]] = {
+            "A_Const": self._constant,
+            "ColumnRef": self._column,
+            "ParamRef": self._parameter,
+            "A_Expr": self._expression,
+            "BoolExpr": self._logic,
+            "TypeCast": self._written_cast,
+            "FuncCall": self._function,
+            "NullTest": self._null_test,
+            "BooleanTest": self._bool_test,
+            "CoalesceExpr": self._coalesce,
+            "MinMaxExpr": self._extreme,
+            "CaseExpr": self._case,
+            "A_ArrayExpr": self._array,
+            "A_Indirection": self._indirection,
+            "CollateClause": self._collate,
+            "SubLink": self._subquery,
+            "RowExpr": self._row,
+        }
+        self._kinds: dict[str, Callable[[Mapping[str, Any]], Node]] = {
+            "AEXPR_OP": self._plain_operator,
+            "AEXPR_LIKE": self._plain_operator,
+            "AEXPR_ILIKE": self._plain_operator,
+            "AEXPR_SIMILAR": self._plain_operator,
+            "AEXPR_IN": self._in_list,
+            "AEXPR_DISTINCT": self._distinct,
+            "AEXPR_NOT_DISTINCT": self._distinct,
+            "AEXPR_NULLIF": self._null_if,
+            "AEXPR_BETWEEN": self._between,
+            "AEXPR_NOT_BETWEEN": self._between,
+            "AEXPR_BETWEEN_SYM": self._between,
+            "AEXPR_NOT_BETWEEN_SYM": self._between,
+            "AEXPR_OP_ANY": self._quantified,
+            "AEXPR_OP_ALL": self._quantified,
+        }
+
+    def condition(self, expression: Mapping[str, Any]) -> Node:
+        """
+        Check a whole condition.
+
+        Raises:
+            InvalidShapeError: it is refused.
+        """
+        node = self.transform(expression)
+        if is_unknown(node):
+            if isinstance(node, Const) and node.value is None:
+                raise reject("WHERE clause must return a boolean")
+            node = self.coerce(node, "bool")
+        if node.type != "bool":
+            raise reject("WHERE clause must return a boolean")
+        return node
+
+    # --- places and names --------------------------------------------------------------------------------------------
+
+    def _at(self, node: Mapping[str, Any]) -> int:
+        at = int(node.get("location", 0))
+        return at if self._is_ascii else len(self._text[:at].decode(errors="ignore"))
+
+    def type_name(self, type_: str) -> str:
+        """
+        Write a type for a message.
+        """
+        inner = element(type_)
+        if inner.startswith("enum:"):
+            oid = int(inner.removeprefix("enum:"))
+            known = self.facts.enums.get(oid)
+            inner = f"enum {known.name if known else self._enum_name(inner)}"
+        elif inner.startswith("other:"):
+            oid = int(inner.removeprefix("other:"))
+            inner = next((c.type_name for c in self._columns.values() if c.type_oid == oid), inner)
+        return f"{inner}[]" if is_array(type_) else inner
+
+    def _enum_name(self, type_: str) -> str:
+        for column in self._columns.values():
+            if element(column_type(column, self.facts)) == type_:
+                return column.type_name
+        return type_
+
+    def _describe(self, node: Node) -> str:
+        if isinstance(node, ColumnRef):
+            return f"reference {quote_name(node.name)} of type {self.type_name(node.type)}"
+        if isinstance(node, Call) and not node.is_operator:
+            return f"function {node.overload.name} returning {self.type_name(node.type)}"
+        return f"expression of type {self.type_name(node.type)}"
+
+    # --- walking -----------------------------------------------------------------------------------------------------
+
+    def _spend(self, cost: int = 1) -> None:
+        self._work += cost
+        if self._work > WORK_MAX:
+            raise reject_at(0, f"expression is too large; up to {WORK_MAX} parts are supported")
+
+    def transform(self, node: Mapping[str, Any]) -> Node:
+        """
+        Check a node of the grammar.
+        """
+        self._spend()
+        self._depth += 1
+        if self._depth > DEPTH_MAX:
+            raise too_deep()
+        ((name, body),) = node.items()
+        transformer = self._transformers.get(name)
+        if transformer is None:
+            raise reject_at(
+                self._at(body) if isinstance(body, dict) else 0,
+                f"{name} is not supported in this context",
+                "Conditions are made of columns, literals, parameters, operators and functions that depend on the row alone",
+            )
+        try:
+            return transformer(body)
+        finally:
+            self._depth -= 1
+
+    def _constant(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        if body.get("isnull"):
+            return Const(UNKNOWN, None, at)
+        if "boolval" in body:
+            return Const("bool", bool(body["boolval"].get("boolval", False)), at)
+        if "ival" in body:
+            return Const("int4", int(body["ival"].get("ival", 0)), at)
+        if "fval" in body:
+            return self._number(str(body["fval"]["fval"]), at)
+        if "sval" in body:
+            return Const(UNKNOWN, str(body["sval"].get("sval", "")), at)
+        raise reject_at(at, "BitString values are not supported", "Integers may be written as 0x1f or 0b101")
+
+    def _number(self, text: str, at: int) -> Const:
+        digits = text.replace("_", "")
+        try:
+            if digits.lower().lstrip("-").startswith(("0x", "0o", "0b")):
+                value = int(digits, 0)
+            elif digits.lstrip("-").isdigit():
+                value = numbers.parse_integer(digits)
+            else:
+                return Const("numeric", numbers.parse_numeric(digits), at)
+            if -(2**31) <= value < 2**31:
+                return Const("int4", value, at)
+            if -(2**63) <= value < 2**63:
+                return Const("int8", value, at)
+            return Const("numeric", numbers.parse_numeric(str(value)), at)
+        except (EvaluationError, ValueError):
+            raise reject_at(at, f"invalid syntax for type numeric: {text[:40]}") from None
+
+    def _column(self, body: Mapping[str, Any]) -> Node:
+        fields = body.get("fields", ())
+        at = self._at(body)
+        if len(fields) != 1 or "String" not in fields[0]:
+            name = ".".join(quote_name(_string(field)) if "String" in field else "*" for field in fields)
+            raise reject_at(at, f"unknown reference {name}")
+        name = _string(fields[0])
+        column = self._columns.get(name)
+        if column is None:
+            raise reject_at(at, f"unknown reference {quote_name(name)}")
+        return ColumnRef(name, column_type(column, self.facts), _column_collation(column), at)
+
+    def _parameter(self, body: Mapping[str, Any]) -> Node:
+        number = int(body.get("number", 0))
+        at = self._at(body)
+        if not 1 <= number <= len(self._params):
+            raise reject_at(at, f"parameter ${number} was not provided")
+        text = self._params[number - 1]
+        if "\0" in text:
+            raise reject_at(at, "invalid syntax for type text: the character 0 is not valid")
+        return _Param(UNKNOWN, text, at, number)
+
+    # --- casts -------------------------------------------------------------------------------------------------------
+
+    def literal(self, node: Node, type_: str) -> Const:
+        """
+        Read a literal of unknown type as one of a type.
+        """
+        assert isinstance(node, Const)
+        if isinstance(node, _Param) and (seen := self._param_types.setdefault(node.number, type_)) != type_:
+            raise reject_at(
+                node.at,
+                f"type conflict for ${node.number}: {self.type_name(seen)} and {self.type_name(type_)}",
+                "A parameter has one type, or an explicit cast at each place",
+            )
+        if node.value is None:
+            return Const(type_, None, node.at)
+        text = node.value
+        inner = element(type_)
+        complaint = f"invalid syntax for type {self.type_name(type_)}: {text[:200]}"
+        try:
+            if not is_known(type_):
+                raise EvaluationError(complaint)
+            read = READ_TEXT.get(type_) or parser(type_)
+            value = read(text)
+        except (EvaluationError, ValueError):
+            raise reject_at(node.at, complaint, _literal_hint(type_)) from None
+        if inner.startswith("enum:"):
+            self._check_labels(value.items if is_array(type_) else (value,), inner, node.at, complaint)
+        return Const(type_, value, node.at)
+
+    def _check_labels(self, labels: Sequence[object], type_: str, at: int, complaint: str) -> None:
+        known = self.facts.enums.get(int(type_.removeprefix("enum:")))
+        if known is None or not all(label is None or label in known.labels for label in labels):
+            raise reject_at(at, complaint, "An enum compares with its own labels")
+
+    def coerce(self, node: Node, type_: str) -> Node:
+        """
+        Make a node an argument of a type; the cast is known to exist.
+        """
+        if node.type == type_:
+            return node
+        if is_unknown(node):
+            return self.literal(node, type_)
+        self._spend()
+        if implement_cast(node.type, type_) is None:
+            raise self._no_operator(node.at)
+        return Cast(node, type_, is_explicit=False, at=node.at)
+
+    def _no_operator(self, at: int) -> InvalidShapeError:
+        return reject_at(at, _NO_OPERATOR, _TYPES_HINT)
+
+    def _written_type(self, name: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int]:
+        at = self._at(name)
+        words = [_string(word) for word in name.get("names", ())]
+        bounds = name.get("arrayBounds", ())
+        shown = ".".join(words[1:] if words[:1] == ["pg_catalog"] else words)
+        type_: str | None = None
+        if words[:1] == ["pg_catalog"] or len(words) == 1:
+            type_ = _CASTABLE.get(words[-1])
+        if type_ is None:
+            type_ = self._enum_by_name(words)
+        if type_ is None or name.get("setof") or name.get("pct_type"):
+            raise reject_at(at, f"unsupported type {shown}", _TYPES_HINT)
+        typmod = self._typmod(name, type_, is_array_type=bool(bounds), at=at)
+        return (f"{type_}[]" if bounds else type_), typmod, at
+
+    def _enum_by_name(self, words: Sequence[str]) -> str | None:
+        found = {
+            column_type(column, self.facts).removesuffix("[]")
+            for column in self._columns.values()
+            if (enum := self.facts.enums.get(column.type_oid)) is not None
+            and enum.name == words[-1]
+            and (len(words) == 1 or (len(words) == 2 and enum.schema == words[0]))
+        }
+        return found.pop() if len(found) == 1 else None
+
+    def _typmod(self, name: Mapping[str, Any], type_: str, *, is_array_type: bool, at: int) -> tuple[int, ...]:
+        parts = name.get("typmods", ())
+        if not parts:
+            return ()
+        values = []
+        for part in parts:
+            body = part.get("A_Const", {})
+            if "ival" not in body:
+                raise reject_at(at, f"unsupported type {type_} with such a modifier", "A length is a plain integer")
+            values.append(int(body["ival"].get("ival", 0)))
+        limits = {"varchar": (1, 10_485_760), "bpchar": (1, 10_485_760), "numeric": (1, 1000)}
+        is_valid = type_ in limits and not is_array_type and limits[type_][0] <= values[0] <= limits[type_][1]
+        if type_ == "numeric":
+            is_valid = is_valid and len(values) <= 2 and 0 <= (values[1] if len(values) == 2 else 0) <= values[0]
+        else:
+            is_valid = is_valid and len(values) == 1
+        if not is_valid:
+            raise reject_at(
+                at,
+                f"unsupported type {type_} with a modifier",
+                "Modifiers are supported for varchar(n), char(n) and numeric(p, s), and not for their arrays",
+            )
+        return tuple(values) if type_ != "numeric" or len(values) == 2 else (values[0], 0)
+
+    def _written_cast(self, body: Mapping[str, Any]) -> Node:
+        type_, typmod, at = self._written_type(body["typeName"])
+        inner = body["arg"]
+        if is_array(type_) and "A_ArrayExpr" in inner:
+            return self._array(inner["A_ArrayExpr"], element(type_))
+        node = self.transform(inner)
+        return self._cast_to(node, type_, typmod, at)
+
+    def _cast_to(self, node: Node, type_: str, typmod: tuple[int, ...], at: int) -> Node:
+        if is_unknown(node):
+            # A parameter with a cast is of that type here, and may have another one elsewhere.
+            node = self.literal(Const(UNKNOWN, node.value, node.at) if isinstance(node, Const) else node, type_)
+            return Cast(node, type_, is_explicit=True, typmod=typmod, at=at) if typmod else node
+        if node.type == type_ and not typmod:
+            return node
+        complaint = f"unknown cast from type {self.type_name(node.type)} to type {self.type_name(type_)}"
+        if node.type != type_ and cast_context(node.type, type_) is None:
+            raise reject_at(at, complaint)
+        if implement_cast(node.type, type_) is None:
+            raise reject_at(
+                at,
+                complaint,
+                "Texts from rows are cast to numbers, bool, uuid and jsonb; what depends on the session's time zone or "
+                "date style is not offered",
+            )
+        made = Cast(node, type_, is_explicit=True, typmod=typmod, at=at)
+        self._try_constant(made, node, type_, at)
+        return made
+
+    def _try_constant(self, made: Node, node: Node, type_: str, at: int) -> None:
+        if isinstance(node, Const) and node.value is not None:
+            implementation = implement_cast(node.type, type_)
+            assert implementation is not None
+            try:
+                implementation.function(1)(node.value)
+            except (ArithmeticError, ValueError):
+                shown = node.value if isinstance(node.value, str) else str(node.value)
+                source = self.type_name(node.type)
+                raise reject_at(
+                    at, f'could not cast value "{shown[:200]}" from {source} to {self.type_name(type_)}'
+                ) from None
+
+    # --- operators ---------------------------------------------------------------------------------------------------
+
+    def _expression(self, body: Mapping[str, Any]) -> Node:
+        kind = body.get("kind", "")
+        transformer = self._kinds.get(kind)
+        if transformer is None:
+            name = _string(body.get("name", [{}])[-1])
+            raise reject_at(self._at(body), f'expression "{name}" of :{kind} is not currently supported')
+        return transformer(body)
+
+    def _operator_name(self, body: Mapping[str, Any]) -> str:
+        words = [_string(word) for word in body.get("name", ())]
+        if len(words) > 1 and words[0] != "pg_catalog":
+            raise self._unknown_operator(".".join(words), self._at(body), is_unary="lexpr" not in body)
+        return words[-1]
+
+    @staticmethod
+    def _unknown_operator(name: str, at: int, *, is_unary: bool) -> InvalidShapeError:
+        return reject_at(
+            at,
+            f'unknown {"unary" if is_unary else "binary"} operator "{name}"',
+            "Supported are comparisons, arithmetic, bit operations, ||, LIKE and ILIKE, @> <@ && on arrays, "
+            "-> ->> #> #>> @> <@ ? ?| ?& on jsonb",
+        )
+
+    def _plain_operator(self, body: Mapping[str, Any]) -> Node:
+        name, at = self._operator_name(body), self._at(body)
+        if "lexpr" not in body:
+            return self._apply(name, (self.transform(body["rexpr"]),), at)
+        if "RowExpr" in body["lexpr"] or "RowExpr" in body["rexpr"]:
+            raise reject_at(at, _NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND")
+        left, right = self.transform(body["lexpr"]), self.transform(body["rexpr"])
+        return self._apply(name, (left, right), at)
+
+    def _overload(self, name: str, types: Sequence[str], at: int) -> Overload:
+        signatures = OPERATORS_BY_NAME.get(name)
+        if signatures is None or not any(len(args) == len(types) for args, _ in signatures):
+            raise self._unknown_operator(name, at, is_unary=len(types) == 1)
+        if name in {"=", "<>", "<", ">", "<=", ">="} and "record" in types:
+            raise self._no_operator(at)
+        chosen = choose(name, signatures, types, is_operator=True)
+        if chosen is None:
+            raise self._no_operator(at)
+        return chosen
+
+    def _apply(self, name: str, args: Sequence[Node], at: int) -> Call:
+        self._spend()
+        overload = self._overload(name, [arg.type for arg in args], at)
+        return self._call(overload, args, at, is_operator=True)
+
+    def _call(self, overload: Overload, args: Sequence[Node], at: int, *, is_operator: bool) -> Call:
+        coerced = [self.coerce(arg, type_) for arg, type_ in zip(args, overload.args, strict=True)]
+        collation, coerced = self._settle_collation(overload.name, coerced)
+        implementation = implement(overload, is_operator=is_operator, collation=collation, case=self.facts.case)
+        if implementation is None:
+            if is_operator and overload.name not in {"=", "<>", "<", ">", "<=", ">=", "+", "-", "*", "/"}:
+                raise self._unknown_operator(overload.name, at, is_unary=len(args) == 1)
+            if is_operator:
+                raise self._no_operator(at)
+            raise self._no_function(overload.name, len(args), at)
+        return Call(overload, tuple(coerced), is_operator, collation, overload.result, at)
+
+    def _settle_collation(self, name: str, args: list[Node]) -> tuple[Collation, list[Node]]:
+        """
+        Find the collation a call works with, and pin it to bytes where ours may differ from the database's.
+        """
+        textual = [index for index, arg in enumerate(args) if element(arg.type) in TEXTUAL]
+        if not textual or name not in COLLATION_USERS:
+            return Collation.DEFAULT, args
+        collation = merge(*(collation_of(args[index]) for index in textual))
+        must_pin = collation is Collation.OTHER
+        if collation is Collation.DEFAULT:
+            must_pin = (name in ORDERING and not self.facts.is_byte_ordered) or (
+                name in CASE_FUNCTIONS and self.facts.case is None
+            )
+        if not must_pin:
+            return collation, args
+        self._spend()
+        first = textual[0]
+        args[first] = collate(args[first])
+        return Collation.C, args
+
+    # --- comparisons with more than one operand ----------------------------------------------------------------------
+
+    @staticmethod
+    def _logic_of(*, is_and: bool, args: Sequence[Node], at: int) -> Node:
+        """
+        Join conditions, those that are joined the same way already in one list, as the grammar does.
+        """
+        flat: list[Node] = []
+        for arg in args:
+            flat.extend(arg.args if isinstance(arg, Logic) and arg.is_and is is_and else (arg,))
+        return flat[0] if len(flat) == 1 else Logic(is_and, tuple(flat), at=at)
+
+    def _in_list(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        is_negated = self._operator_name(body) == "<>"
+        if "RowExpr" in body["lexpr"]:
+            raise reject_at(at, _NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND")
+        left = self.transform(body["lexpr"])
+        items = [self.transform(item) for item in body["rexpr"].get("List", {}).get("items", ())]
+        plain = [item for item in items if not _has_column(item)]
+        others = [item for item in items if _has_column(item)]
+        parts: list[Node] = []
+        shared = common_type([left.type, *(item.type for item in plain)]) if len(plain) > 1 else None
+        if shared is not None and shared != "record":
+            overload = self._overload("=", (left.type, shared), at)
+            first = self._call(overload, (left, plain[0]), at, is_operator=True)
+            # The elements become the shared type first, then what the operator takes, as an array of them would.
+            cast = [self.coerce(self.coerce(item, shared), overload.args[1]) for item in plain]
+            parts.append(InList(first.args[0], tuple(cast), overload, is_negated, first.collation, at=at))
+        else:
+            others = items
+        parts.extend(self._apply("<>" if is_negated else "=", (left, item), at) for item in others)
+        return self._logic_of(is_and=is_negated, args=parts, at=at)
+
+    def _distinct(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        left, right = self.transform(body["lexpr"]), self.transform(body["rexpr"])
+        is_negated = body["kind"] == "AEXPR_NOT_DISTINCT"
+        return Distinct(self._apply("=", (left, right), at), is_negated, at=at)
+
+    def _null_if(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        equal = self._apply("=", (self.transform(body["lexpr"]), self.transform(body["rexpr"])), at)
+        first = equal.args[0]
+        if isinstance(first, Cast) and not first.is_explicit:
+            first = first.arg
+        if isinstance(first, Collated) and isinstance(first.arg, Cast) and not first.arg.is_explicit:
+            first = first.arg.arg
+        return NullIf(equal, first, first.type, at)
+
+    def _between(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        kind = body["kind"]
+        value = self.transform(body["lexpr"])
+        low, high = (self.transform(end) for end in body["rexpr"]["List"]["items"])
+        self._spend(_size(value) * (3 if "SYM" in kind else 1))
+
+        def within(first: Node, last: Node) -> Node:
+            above = self._apply(">=", (value, first), at)
+            return self._logic_of(is_and=True, args=(above, self._apply("<=", (value, last), at)), at=at)
+
+        def outside(first: Node, last: Node) -> Node:
+            below = self._apply("<", (value, first), at)
+            return self._logic_of(is_and=False, args=(below, self._apply(">", (value, last), at)), at=at)
+
+        if "NOT" in kind:
+            if "SYM" in kind:
+                return self._logic_of(is_and=True, args=(outside(low, high), outside(high, low)), at=at)
+            return outside(low, high)
+        if "SYM" in kind:
+            return self._logic_of(is_and=False, args=(within(low, high), within(high, low)), at=at)
+        return within(low, high)
+
+    def _quantified(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        name = self._operator_name(body)
+        left, right = self.transform(body["lexpr"]), self.transform(body["rexpr"])
+        if not is_unknown(right) and not is_array(right.type):
+            raise reject_at(
+                self._at(next(iter(body["rexpr"].values()))),
+                "argument of ANY must be an array",
+                "Or list the values with IN",
+            )
+        item = UNKNOWN if is_unknown(right) else element(right.type)
+        overload = self._overload(name, (left.type, item), at)
+        if overload.result != "bool":
+            raise reject_at(at, "ANY/ALL requires operator that returns bool")
+        array = self.coerce(right, f"{overload.args[1]}[]")
+        arg = self.coerce(left, overload.args[0])
+        collation, (arg, array) = self._settle_collation(name, [arg, array])
+        if implement(overload, is_operator=True, collation=collation, case=self.facts.case) is None:
+            raise self._no_operator(at)
+        is_all = body["kind"] == "AEXPR_OP_ALL"
+        return Quantified(arg, array, overload, is_all, collation, at=at)
+
+    # --- logic -------------------------------------------------------------------------------------------------------
+
+    def _to_bool(self, node: Node) -> Node:
+        if is_unknown(node):
+            return self.literal(node, "bool")
+        if node.type != "bool":
+            raise reject_at(
+                node.at,
+                f"{self._describe(node)} is not castable to bool",
+                "AND, OR and NOT join conditions; compare the value",
+            )
+        return node
+
+    def _logic(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        args = [self._to_bool(self.transform(arg)) for arg in body["args"]]
+        if body["boolop"] == "NOT_EXPR":
+            return Not(args[0], at=at)
+        return self._logic_of(is_and=body["boolop"] == "AND_EXPR", args=args, at=at)
+
+    def _null_test(self, body: Mapping[str, Any]) -> Node:
+        node = self.transform(body["arg"])
+        if is_unknown(node):
+            node = self.literal(node, "text")
+        return NullTest(node, body["nulltesttype"] == "IS_NOT_NULL", at=self._at(body))
+
+    def _bool_test(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        words = str(body["booltesttype"]).removeprefix("IS_").split("_")
+        node = self.transform(body["arg"])
+        if is_unknown(node):
+            node = self.literal(node, "bool")
+        if node.type != "bool":
+            shown = f"IS {' '.join(words)}"
+            raise reject_at(
+                at, f"argument of {shown} must be bool, not {self.type_name(node.type)}", "Compare the value first"
+            )
+        return BoolTest(node, _BOOL_TESTS[words[-1]], words[0] == "NOT", at=at)
+
+    # --- the rest of the expressions ---------------------------------------------------------------------------------
+
+    def _common(self, nodes: Sequence[Node], what: str, at: int) -> tuple[str, list[Node]]:
+        type_ = common_type([node.type for node in nodes])
+        if type_ is None or not is_known(type_):
+            first = nodes[0].type
+            other = next((node.type for node in nodes if node.type != first), first)
+            raise reject_at(
+                at,
+                f"{what} types {self.type_name(other)} and {self.type_name(first)} cannot be matched",
+                "Cast them to one type",
+            )
+        return type_, [self.coerce(node, type_) for node in nodes]
+
+    def _coalesce(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        type_, args = self._common([self.transform(arg) for arg in body["args"]], "COALESCE", at)
+        return Coalesce(tuple(args), type_, at)
+
+    def _extreme(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        is_greatest = body.get("op", "IS_GREATEST") == "IS_GREATEST"
+        what = "GREATEST" if is_greatest else "LEAST"
+        type_, args = self._common([self.transform(arg) for arg in body["args"]], what, at)
+        try:
+            order_key(type_)
+            if element(type_).startswith("enum:"):
+                raise LookupError
+        except LookupError:
+            raise reject_at(
+                at, f"could not identify an ordering of type {self.type_name(type_)}", _TYPES_HINT
+            ) from None
+        collation, args = self._settle_collation("<", args)
+        return Extreme(tuple(args), is_greatest, collation, type_, at)
+
+    def _case(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        whens = [when["CaseWhen"] for when in body["args"]]
+        conditions: list[Node] = []
+        if "arg" in body:
+            value = self.transform(body["arg"])
+            if is_unknown(value):
+                value = self.literal(value, "text")
+            self._spend(_size(value) * len(whens))
+            conditions = [self._apply("=", (value, self.transform(when["expr"])), at) for when in whens]
+        else:
+            conditions = [self._to_bool(self.transform(when["expr"])) for when in whens]
+        results = [self.transform(when["result"]) for when in whens]
+        default = self.transform(body["defresult"]) if "defresult" in body else Const(UNKNOWN, None, at)
+        # Postgres looks at the default first, then at the branches in order.
+        type_, cast = self._common([default, *results], "CASE", at)
+        return Case(tuple(zip(conditions, cast[1:], strict=True)), cast[0], type_, at)
+
+    def _array(self, body: Mapping[str, Any], wanted: str | None = None) -> Node:
+        self._spend()
+        at = self._at(body)
+        raw = body.get("elements", ())
+        self._depth += 1
+        if self._depth > DEPTH_MAX:
+            raise too_deep()
+        try:
+            items = [
+                self._array(item["A_ArrayExpr"], wanted) if "A_ArrayExpr" in item and wanted else self.transform(item)
+                for item in raw
+            ]
+        finally:
+            self._depth -= 1
+        if not items:
+            if wanted is None:
+                raise reject_at(at, "cannot determine type of empty array", "Write the type: ARRAY[]::int4[]")
+            return ArrayOf((), is_nested=False, type=f"{wanted}[]", at=at)
+        is_nested = any(is_array(item.type) for item in items)
+        if wanted is not None:
+            target = f"{wanted}[]" if is_nested else wanted
+            cast = [self._cast_to(item, target, (), item.at) for item in items]
+            return ArrayOf(tuple(cast), is_nested, f"{wanted}[]", at)
+        type_ = common_type([item.type for item in items])
+        if type_ is None or not is_known(type_):
+            first = items[0].type
+            other = next((item.type for item in items if item.type != first), first)
+            raise reject_at(
+                at,
+                f"ARRAY types {self.type_name(other)} and {self.type_name(first)} cannot be matched",
+                "Cast the elements to one type",
+            )
+        cast = [self.coerce(item, type_) for item in items]
+        return ArrayOf(tuple(cast), is_nested, type_ if is_nested else f"{type_}[]", at)
+
+    def _indirection(self, body: Mapping[str, Any]) -> Node:
+        node = self.transform(body["arg"])
+        steps = body.get("indirection", ())
+        if not all("A_Indices" in step for step in steps):
+            raise reject_at(node.at, "A_Indirection is not supported in this context", "Only arrays take subscripts")
+        if not is_array(node.type) or not is_known(node.type):
+            raise reject_at(
+                node.at,
+                f"cannot subscript type {self.type_name(node.type)} because it is not an array",
+                "Members of jsonb are taken with -> and ->>",
+            )
+        if len(steps) > 6:
+            raise reject_at(node.at, "number of array dimensions exceeds the maximum allowed (6)")
+        is_slice = any(step["A_Indices"].get("is_slice") for step in steps)
+        indices: list[Node | None] = []
+        for step in steps:
+            part = step["A_Indices"]
+            upper = self._index(part["uidx"]) if "uidx" in part else None
+            if not is_slice:
+                assert upper is not None
+                indices.append(upper)
+            elif part.get("is_slice"):
+                indices += [self._index(part["lidx"]) if "lidx" in part else None, upper]
+            else:
+                indices += [Const("int4", 1, node.at), upper]
+        return Subscript(node, tuple(indices), is_slice, node.type if is_slice else element(node.type), node.at)
+
+    def _index(self, raw: Mapping[str, Any]) -> Node:
+        node = self.transform(raw)
+        if is_unknown(node):
+            return self.literal(node, "int4")
+        if node.type == "int4":
+            return node
+        if node.type in {"int2", "int8", "numeric", "float4", "float8"}:
+            return Cast(node, "int4", is_explicit=True, at=node.at)
+        raise reject_at(node.at, "array subscript must have type integer")
+
+    def _collate(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        words = [_string(word) for word in body.get("collname", ())]
+        if words[:1] == ["pg_catalog"]:
+            words = words[1:]
+        if words not in (["C"], ["POSIX"]):
+            raise reject_at(at, "CollateClause is not supported in this context", 'Only COLLATE "C" is supported')
+        node = self.transform(body["arg"])
+        if is_unknown(node):
+            node = self.literal(node, "text")
+        if element(node.type) not in TEXTUAL:
+            raise reject_at(at, f"collations are not supported by type {self.type_name(node.type)}")
+        return collate(node)
+
+    def _subquery(self, body: Mapping[str, Any]) -> Node:
+        raise reject_at(
+            self._at(body),
+            "only `value IN (SELECT ...)` sublinks are supported right now",
+            "Subqueries are not supported yet",
+        )
+
+    def _row(self, body: Mapping[str, Any]) -> Node:
+        raise reject_at(
+            self._at(body), _NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND"
+        )
+
+    # --- functions ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _no_function(name: str, arity: int, at: int) -> InvalidShapeError:
+        hint = "Supported functions are listed in the reference of the where language"
+        if name.rpartition(".")[2] in _VOLATILE:
+            hint = "Its value depends on more than the row, so rows would enter and leave unseen; send a value as parameter"
+        elif name in {"substring", "similar_to_escape", "like_escape"} or name.startswith("regexp"):
+            hint = "Regular expressions and ESCAPE are not supported; LIKE and ILIKE with backslash are"
+        elif name == "timezone":
+            hint = "Only the zone UTC is supported: the rules of others differ between machines"
+        elif name in FIELD_FUNCTIONS:
+            hint = (
+                "The field must be a literal that the type has, and a timestamptz has only epoch, because other fields "
+                "depend on a time zone; use AT TIME ZONE 'UTC' first"
+            )
+        return reject_at(at, f"unknown or unsupported function {name}/{arity}", hint)
+
+    def _function(self, body: Mapping[str, Any]) -> Node:
+        at = self._at(body)
+        words = [_string(word) for word in body.get("funcname", ())]
+        is_builtin = len(words) == 1 or words[0] == "pg_catalog"
+        name = words[-1] if is_builtin else ".".join(words)
+        raw = body.get("args", ())
+        if body.get("func_variadic"):
+            raise reject_at(at, "explicit VARIADIC function calls are not currently supported", "List the arguments")
+        special = ("agg_star", "agg_distinct", "agg_filter", "over", "agg_order", "agg_within_group")
+        if any(body.get(flag) for flag in special) or (is_builtin and name in _AGGREGATES):
+            raise reject_at(
+                at,
+                "aggregation is not supported in this context",
+                "A condition is about one row; take apart what must be summed",
+            )
+        if any("NamedArgExpr" in arg for arg in raw):
+            raise self._no_function(name, len(raw), at)
+        if name == "concat" and is_builtin and raw:
+            return self._concat([self.transform(arg) for arg in raw], at)
+        signatures = FUNCTIONS_BY_NAME.get(name) if is_builtin else None
+        if signatures is None and not (is_builtin and len(raw) == 1 and name in _CASTABLE):
+            raise self._no_function(name, len(raw), at)
+        if any("RowExpr" in arg for arg in raw):
+            raise self._no_function(name, len(raw), at)
+        args = [self.transform(arg) for arg in raw]
+        types = [arg.type for arg in args]
+        if len(args) == 1 and name in _CASTABLE and (signatures is None or types[0] == UNKNOWN):
+            return self._type_function(name, args[0], at)
+        if signatures is None or not any(len(declared) == len(types) for declared, _ in signatures):
+            raise self._no_function(name, len(raw), at)
+        overload = choose(name, signatures, types, is_operator=False)
+        if overload is None:
+            shown = ", ".join(self.type_name(type_) for type_ in types)
+            raise reject_at(at, f"Could not select a function overload for {name}({shown})", "Cast the arguments")
+        if name in FIELD_FUNCTIONS | {"timezone"}:
+            args = self._field(overload, args, at)
+        return self._call(overload, args, at, is_operator=False)
+
+    def _type_function(self, name: str, arg: Node, at: int) -> Node:
+        if is_unknown(arg):
+            return self.literal(arg, name)
+        if arg.type != name and cast_context(arg.type, name) is None:
+            shown = self.type_name(arg.type)
+            raise reject_at(at, f"Could not select a function overload for {name}({shown})", "Write a cast with ::")
+        return self._cast_to(arg, name, (), at)
+
+    def _concat(self, args: Sequence[Node], at: int) -> Node:
+        nodes: list[Node] = []
+        for arg in args:
+            node = self.literal(arg, "text") if is_unknown(arg) else arg
+            if not is_known(node.type) or not has_output(node.type):
+                shown = ", ".join(self.type_name(one.type) for one in args)
+                raise reject_at(
+                    at, f"Could not select a function overload for concat({shown})", "Cast the arguments to text"
+                )
+            nodes.append(node)
+        return Concat(tuple(nodes), at=at)
+
+    def _field(self, overload: Overload, args: Sequence[Node], at: int) -> list[Node]:
+        """
+        Check the field or zone that a call names, and write it as we know it.
+        """
+        first = self.coerce(args[0], "text")
+        type_ = overload.args[1]
+        word = first.value if isinstance(first, Const) else None
+        known: str | None = None
+        if isinstance(word, str):
+            if overload.name == "timezone":
+                known = "UTC" if word.lower() in ZONES_OF_UTC else None
+            elif type_ == "timestamptz":
+                known = "epoch" if word.lower() == "epoch" and overload.name != "date_trunc" else None
+            elif overload.name == "date_trunc":
+                known = datetimes.known_truncation(word, type_) if type_ in {"timestamp", "interval"} else None
+            elif type_ in {"date", "time", "timestamp", "interval"}:
+                known = datetimes.known_field(word, type_)
+        if known is None:
+            raise self._no_function(overload.name, len(args), at)
+        return [Const("text", known, first.at), *args[1:]]
+
+
+class _Param(Const):
+    """
+    A literal that came as a parameter.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, type_: str, value: str, at: int, number: int) -> None:
+        super().__init__(type_, value, at)
+        object.__setattr__(self, "number", number)
+
+    number: int
+
+
+def collate(node: Node) -> Node:
+    """
+    Pin a text to byte order.
+    """
+    return node if isinstance(node, Collated) else Collated(node, node.type, node.at)
+
+
+def merge(*collations: Collation) -> Collation:
+    """
+    Combine the collations of operands: a column's own wins over the database's, `COLLATE "C"` over both.
+    """
+    if Collation.OTHER in collations and Collation.C in collations:
+        return Collation.OTHER
+    for wanted in (Collation.OTHER, Collation.C):
+        if wanted in collations:
+            return wanted
+    return Collation.DEFAULT
+
+
+def collation_of(node: Node) -> Collation:
+    """
+    Give the collation of an expression, as it comes from the columns in it.
+    """
+    if isinstance(node, Collated):
+        return Collation.C
+    if isinstance(node, ColumnRef):
+        return node.collation
+    if isinstance(node, Cast) and not _is_collatable(node.arg.type):
+        return Collation.DEFAULT
+    if isinstance(node, Call) and node.type == "jsonb":
+        return Collation.DEFAULT
+    below = [child for child in children(node) if _is_collatable(child.type)]
+    if any(isinstance(child, Collated) for child in below):
+        return Collation.C
+    return merge(*(collation_of(child) for child in below))
+
+
+def _is_collatable(type_: str) -> bool:
+    return element(type_) in TEXTUAL
+
+
+def _has_column(node: Node) -> bool:
+    waiting = [node]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, ColumnRef):
+            return True
+        waiting.extend(children(here))
+    return False
+
+
+def _size(node: Node) -> int:
+    count = 0
+    waiting = [node]
+    while waiting and count < WORK_MAX:
+        count += 1
+        waiting.extend(children(waiting.pop()))
+    return count
+
+
+def _literal_hint(type_: str) -> str:
+    hints = {
+        "date": "Dates are written as 2024-01-31, with BC behind where needed, or epoch, infinity, -infinity",
+        "time": "Times are written with seconds: 10:30:00, with a fraction of up to six digits, or with AM or PM",
+        "timestamp": "Timestamps are written as 2024-01-31 10:30:00, or epoch, infinity, -infinity",
+        "timestamptz": "A timestamptz is written with its offset: 2024-01-31 10:30:00+00, or epoch, infinity, -infinity",
+        "interval": "Intervals are written as P1DT2H or 1 day 2 hours, with fractions of seconds only",
+        "bytea": "A bytea is written in hex form: \\x00ff",
+        "jsonb": "jsonb is written as JSON",
+    }
+    if is_array(type_):
+        return "Arrays are written as {1,2,NULL}"
+    if is_enum(type_):
+        return "Its labels are not known here; compare its text: status::text = 'open'"
+    return hints.get(type_, "")
