@@ -26,10 +26,9 @@ UNSAFE_CHARACTERS: Final = b'"\\' + bytes(range(0x20))
 """What a JSON string cannot hold as it is. Deleting them all by `translate` is the fastest way to look for any."""
 
 _NULL: Final = b"null"
-_UNSAFE: Final = re.compile(rb'["\\\x00-\x1f]')
+_CONTROL_CHARACTERS: Final = bytes(range(0x20))
+_CONTROL: Final = re.compile(rb"[\x00-\x1f]")
 _SHORT_ESCAPES: Final = {
-    b'"': rb"\"",
-    b"\\": rb"\\",
     b"\b": rb"\b",
     b"\t": rb"\t",
     b"\n": rb"\n",
@@ -45,7 +44,11 @@ def escape(text: bytes) -> bytes:
     """
     if text.translate(None, UNSAFE_CHARACTERS) == text:
         return text
-    return _UNSAFE.sub(lambda match: _ESCAPES[match[0]], text)
+    # What is common goes by replacement, which is several times as fast as a search.
+    text = text.replace(b"\\", rb"\\").replace(b'"', rb"\"").replace(b"\n", rb"\n")
+    if text.translate(None, _CONTROL_CHARACTERS) == text:
+        return text
+    return _CONTROL.sub(lambda match: _ESCAPES[match[0]], text)
 
 
 def json_string(text: bytes) -> bytes:

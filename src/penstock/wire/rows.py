@@ -163,7 +163,18 @@ class _Writer:
         return pieces
 
     def _safe_key(self, row: str) -> list[bytes | str]:
-        return [f"k({self._cell(row, name)})" for name in self._form.key_columns]
+        return [
+            rf"(b'/_' if {cell} is None else b'/\\\"%b\\\"' % {cell})" if name in self._plain else f"k({cell})"
+            for name in self._form.key_columns
+            for cell in [self._cell(row, name)]
+        ]
+
+    def _safe_value(self, row: str, name: str) -> str:
+        """
+        Write a value as JSON; only what may hold something to escape is searched.
+        """
+        cell = self._cell(row, name)
+        return f"(NULL if {cell} is None else b'\"%b\"' % {cell})" if name in self._plain else f"q({cell})"
 
     def _raw_values(self, row: str, names: Sequence[str]) -> list[bytes | str]:
         pieces: list[bytes | str] = []
@@ -184,7 +195,7 @@ class _Writer:
         pieces: list[bytes | str] = []
         for number, name in enumerate(names):
             pieces += [b",%b:" % self._name(name) if number else b"%b:" % self._name(name)]
-            pieces.append(f"q({self._cell(row, name)})")
+            pieces.append(self._safe_value(row, name))
         return pieces
 
     @staticmethod
@@ -278,7 +289,7 @@ class _Writer:
                 source.lines.append(f"            parts.append({source.constant(b',')})")
             label = source.constant((b"%b:" if form.is_full else b",%b:") % self._name(name))
             source.lines.append(f"        parts.append({label})")
-            source.lines.append(f"        parts.append(q({self._cell(row, name)}))")
+            source.lines.append(f"        parts.append({self._safe_value(row, name)})")
         source.lines.append("    if not parts:")
         source.lines.append("        return ()")
         head: list[bytes | str] = [self._start, *self._safe_key("new"), b'","value":{']
