@@ -180,6 +180,28 @@ def explain(ctx: click.Context, url: str) -> None:
     ctx.exit(run_explain(url, os.environ.get("PENSTOCK_SECRET") or os.environ.get("ELECTRIC_SECRET")))
 
 
+@cli.command()
+@click.argument("database_url", envvar="DATABASE_URL")
+@click.option("--slot", metavar="NAME", envvar="PENSTOCK_SLOT_NAME", default="penstock_slot_default", show_default=True)
+@click.option(
+    "--publication",
+    metavar="NAME",
+    envvar="PENSTOCK_PUBLICATION_NAME",
+    default="penstock_publication_default",
+    show_default=True,
+)
+@click.pass_context
+def doctor(ctx: click.Context, database_url: str, slot: str, publication: str) -> None:
+    """
+    Say whether a database is fit to be followed, and which statements mend it.
+
+    Changes nothing. Exit status: 0 it is fit, perhaps with warnings; 1 something must be mended; 2 it cannot be asked.
+    """
+    from penstock.cli.doctor import run_doctor  # noqa: PLC0415
+
+    ctx.exit(run_doctor(database_url, slot_name=slot, publication_name=publication))
+
+
 @cli.command(hidden=True)
 @click.argument("name", expose_value=False)
 @click.pass_context
