@@ -213,6 +213,13 @@ class ShapeLog(Protocol):
         ...
 
     @property
+    def file_bytes(self) -> int:
+        """
+        Bytes in its files.
+        """
+        ...
+
+    @property
     def tail_bytes(self) -> int:
         """
         Bytes held in memory.

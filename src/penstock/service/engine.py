@@ -60,6 +60,7 @@ from penstock.service.lifecycle import RoleContext, read_heartbeat
 from penstock.service.settings import Settings
 from penstock.service.sweep import NEXT, Casualties, DebtSweep, ready_limits, watch_limits
 from penstock.service.trail import BoardTrail
+from penstock.service.wal_budget import POLL_S, WalBudget
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
 
@@ -239,6 +240,17 @@ class Engine:
             on_look=self._judge_readiness,
         )
         self._casualties.describe = self._describe_casualty
+        self._budget_pool = ConnectionPool(url, size=1, application_name="penstock budget")
+        self.budget = WalBudget(
+            settings,
+            self._budget_pool,
+            tracker=self._tracker,
+            registry=self.consumers.registry,
+            settler=self.consumers.settler,
+            report=self._receiver.read,
+            clock=time.monotonic,
+            poll_s=min(POLL_S, settings.flush_stall_grace_s / 2),
+        )
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -260,6 +272,7 @@ class Engine:
             await self._publication.close()
             await self._admin_pool.close()
             await self._snapshot_pool.close()
+            await self._budget_pool.close()
             await self._control.close(is_clean=is_clean)
             self._store.close()
             self._black_box.close()
@@ -281,6 +294,7 @@ class Engine:
                 group.create_task(self._record(), name="recorder"),
                 group.create_task(self._beat_always(), name="heartbeat"),
                 group.create_task(self.sweep.run(), name="progress sweep"),
+                group.create_task(self.budget.run(), name="budget of bytes"),
             ]
             reading = group.create_task(self._read(inherited), name="intake")
             stopped = group.create_task(stopping.wait(), name="stop")
@@ -526,6 +540,7 @@ class Engine:
         beat = read_heartbeat(self._board, Cell.RECEIVER_HEARTBEAT)
         registry = self.consumers.registry
         oldest = registry.oldest_creating()
+        retained = self.budget.retained
         relay_disk = ""
         if report is not None:
             relay_disk = report.disk_failure or ("its disk does not answer" if report.is_disk_hung else "")
@@ -543,6 +558,8 @@ class Engine:
             confirmed=0 if report is None else report.confirmed,
             processed=self._collector.last_seen_end.value,
             boundary=self._boundary.value,
+            restart=0 if retained is None else retained.restart,
+            server_held_by="" if retained is None else retained.held_by,
             relay_bytes=0 if report is None else report.relay_bytes,
             relay_bytes_max=self._settings.relay_bytes_max,
             relay_disk=relay_disk,
@@ -626,6 +643,7 @@ class Engine:
         if self._control_failure:
             found.append(f"control store: {self._control_failure}")
         found += self.sweep.alarms
+        found += self.budget.problems
         if not settler.may_read.is_set():
             found.append("the engine does not read on: the tails of shapes are full and wait for the disk")
         if self._intake.is_broken:
@@ -671,6 +689,7 @@ class Engine:
             "tail_bytes": self.consumers.settler.tail_bytes,
             "relay_bytes": 0 if report is None else report.relay_bytes,
             "receiver": "" if report is None else report.phase,
+            "retained": None if self.budget.attribution is None else msgspec.to_builtins(self.budget.attribution),
             "unready": self._unready,
             "explain": msgspec.to_builtins(explain(self._facts_now(time.monotonic()))),
         }

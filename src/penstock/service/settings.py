@@ -92,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     chunk_bytes_max: int = 10 * MIB
     consumer_idle_s: float = 30.0
     flush_stall_grace_s: float = 20.0
+    wal_bytes_max: int | None = None
     enable_integration_testing: bool = False
 
     port: int = 3000
@@ -333,6 +334,13 @@ DECLARATIONS: Final = (
         "how long a shape may owe without progress before it is looked into",
         ("FLUSH_STALL_GRACE_PERIOD",),
         at_least=0.1,
+    ),
+    Declaration(
+        "wal_bytes_max",
+        _S,
+        "budget for what the primary keeps on our account: at a quarter the holders are named, at half a shape that holds "
+        "it in `shapes` mode starts over; as the server's `max_slot_wal_keep_size`, if that is set",
+        at_least=MIB,
     ),
     Declaration("enable_integration_testing", _T, "let clients delete shapes", ("ENABLE_INTEGRATION_TESTING",)),
     Declaration("port", _W, "where clients are served; 0 for any free one", ("PORT",), at_most=_PORT_MAX),

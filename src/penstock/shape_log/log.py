@@ -175,6 +175,13 @@ class FileShapeLog:
         return self._aligned.last
 
     @property
+    def file_bytes(self) -> int:
+        """
+        Bytes in its data file, roughly what somebody reads who starts from the beginning.
+        """
+        return self._written.data_bytes
+
+    @property
     def tail_bytes(self) -> int:
         """
         Bytes held in memory.
