@@ -107,8 +107,10 @@ def column_type(column: Column, facts: DatabaseFacts) -> str:
     oid = facts.domains.get(column.type_oid, column.type_oid)
     if (known := TYPE_BY_OID.get(oid)) is not None:
         return known
-    if column.is_enum or oid in facts.enums:
-        return f"enum:{oid}" if not column.dims else f"enum:{oid}[]"
+    if (enum := facts.enums.get(oid)) is not None:
+        return f"enum:{enum.oid}" if oid == enum.oid else f"enum:{enum.oid}[]"
+    if column.is_enum:
+        return f"enum:{oid}[]" if column.dims else f"enum:{oid}"
     return f"other:{column.type_oid}"
 
 
@@ -384,9 +386,9 @@ class Checker:
 
     def _enum_by_name(self, words: Sequence[str]) -> str | None:
         found = {
-            column_type(column, self.facts).removesuffix("[]")
+            f"enum:{enum.oid}"
             for column in self._columns.values()
-            if (enum := self.facts.enums.get(column.type_oid)) is not None
+            if (enum := self.facts.enums.get(self.facts.domains.get(column.type_oid, column.type_oid))) is not None
             and enum.name == words[-1]
             and (len(words) == 1 or (len(words) == 2 and enum.schema == words[0]))
         }
@@ -442,10 +444,10 @@ class Checker:
                 "date style is not offered",
             )
         made = Cast(node, type_, is_explicit=True, typmod=typmod, at=at)
-        self._try_constant(made, node, type_, at)
+        self._try_constant(node, type_, at)
         return made
 
-    def _try_constant(self, made: Node, node: Node, type_: str, at: int) -> None:
+    def _try_constant(self, node: Node, type_: str, at: int) -> None:
         if isinstance(node, Const) and node.value is not None:
             implementation = implement_cast(node.type, type_)
             assert implementation is not None

@@ -10,7 +10,6 @@ Whatever the text is, the answer is a clause or `InvalidShapeError`, after work 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -40,7 +39,7 @@ class Clause:
 
     normalised: str
     columns: tuple[str, ...]
-    tree: Node = field(repr=False)
+    tree: Node = field(repr=False, compare=False)
     template: Template = field(repr=False, compare=False)
     truth: Template = field(repr=False, compare=False)
     facts: DatabaseFacts = field(repr=False, compare=False)
@@ -90,7 +89,6 @@ def compile_where(
     return Clause(normalised, columns_of(tree), tree, template, truth, facts)
 
 
-@functools.lru_cache(maxsize=1024)
 def index_plan(clause: Clause) -> IndexPlan | None:
     """
     Tell what of a clause an index can answer; None when nothing.

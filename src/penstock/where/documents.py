@@ -236,9 +236,11 @@ def field(document: Document, key: str) -> Document | None:
 
 def item(document: Document, index: int) -> Document | None:
     """
-    Take an element of an array, from the end when negative.
+    Take an element of an array, from the end when negative; a bare scalar counts as an array of itself.
     """
     root = document.root
+    if not isinstance(root, list | dict):
+        root = [root]
     if not isinstance(root, list) or not -len(root) <= index < len(root):
         return None
     return Document(root[index])

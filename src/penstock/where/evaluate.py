@@ -52,7 +52,6 @@ from penstock.where.tree import (
     Subscript,
     children,
 )
-from penstock.where.types import element
 from penstock.where.values import INTEGERS, decoder, equality_key, formatter, order_key, text_is_value
 
 Row: TypeAlias = Sequence[bytes | None]
@@ -318,7 +317,7 @@ class Emitter:
         below = [self.constant_value(child) for child in children(node)]
         values = [child.value for child in below if child is not None]
         if len(values) != len(below):
-            return None
+            return self._simplify(node, values)
         try:
             if isinstance(node, Collated):
                 return _Constant(values[0])
@@ -331,14 +330,25 @@ class Emitter:
                     return _Constant(None)
                 return _Constant(implementation.function(len(values))(*values))
             emitter = Emitter(self._case)
-            emitter._constant_of = self._constant_of  # noqa: SLF001 - one of ours
-            template = emitter.template(emitter._write(node).code, "fail()")  # noqa: SLF001 - one of ours
+            emitter._constant_of = self._constant_of
+            template = emitter.template(emitter._write(node).code, "fail()")
             names = (*template.names, ("fail", _fail))
             return _Constant(Template(template.source, (), names, template.constants).bind(())(()))
         except FAILURES:
             raise reject_at(
                 node.at, "Failed to apply function to constant arguments", "Postgres would answer with an error here"
             ) from None
+
+    def _simplify(self, node: Node, values: Sequence[Any]) -> _Constant | None:
+        """
+        Give what some constants decide alone, as Postgres's planner does: the rest is not evaluated and cannot fail.
+        """
+        if isinstance(node, Logic):
+            decisive = not node.is_and
+            return _Constant(decisive) if any(value is decisive for value in values) else None
+        if isinstance(node, Call) and None in values and self._implementation(node).is_strict:
+            return _Constant(None)
+        return None
 
     # --- expressions -------------------------------------------------------------------------------------------------
 
@@ -390,8 +400,8 @@ class Emitter:
                 value = name
             tests += found
             values.append(value)
-        for name, value in implementation.names.items():
-            self._name(name, value)
+        for name, bound in implementation.names.items():
+            self._name(name, bound)
         return tests, f"({template.format(*values)})", depth + 1
 
     def _null_if_any(self, tests: Sequence[str], body: str, depth: int, *, may_be_null: bool) -> _Text:
@@ -773,13 +783,6 @@ def raw_key(type_: str, value: Any) -> bytes:
     Write a constant as it would stand in a row.
     """
     return formatter(type_)(value).encode()
-
-
-def array_item_type(type_: str) -> str:
-    """
-    Give the type of an array's elements.
-    """
-    return element(type_)
 
 
 def emit(node: Node, case: CaseMapping | None) -> tuple[Template, Template]:

@@ -7,6 +7,7 @@ a condition means, so it is recorded with the shape and not asked again on repla
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,11 +19,13 @@ class EnumType:
     An enum that a column of the table has.
 
     Attributes:
+        oid: of the enum itself, not of its array type.
         schema: where it lives.
         name: its name.
         labels: its labels; a literal must be one of them.
     """
 
+    oid: int
     schema: str
     name: str
     labels: tuple[str, ...]
@@ -90,7 +93,7 @@ SELECT t.oid::text, t.typarray::text, n.nspname, t.typname,
 FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 WHERE t.typtype = 'e' AND (t.oid = ANY ($1::oid[]) OR t.typarray = ANY ($1::oid[]))
 """
-"""The enums among a table's column types: oid, oid of the array type, schema, name, labels as JSON."""
+"""The enums among a table's column types, for `parse_enums`; `$1` is the array of type oids."""
 
 DOMAINS: Final = """
 WITH RECURSIVE d(oid, base) AS (
@@ -100,7 +103,7 @@ WITH RECURSIVE d(oid, base) AS (
 )
 SELECT d.oid::text, d.base::text FROM d JOIN pg_catalog.pg_type t ON t.oid = d.base WHERE t.typtype <> 'd'
 """
-"""The domains among a table's column types, with the types under them."""
+"""The domains among a table's column types, for `parse_domains`."""
 
 _BYTE_ORDERED: Final = frozenset({"C", "POSIX", "C.UTF-8", "C.UTF8"})
 # In these encodings the order of code points, which is that of UTF-8, is the order of the stored bytes.
@@ -132,6 +135,28 @@ def parse_database(row: Sequence[str | None]) -> DatabaseFacts:
     encoding, collate, _, provider, locale = row
     ordered = is_byte_ordered(encoding or "", collate or "", provider or "c", locale)
     return DatabaseFacts(encoding=encoding or "", is_byte_ordered=ordered)
+
+
+def parse_enums(rows: Sequence[Sequence[str | None]]) -> dict[int, EnumType]:
+    """
+    Read the rows of `ENUMS`.
+    """
+    enums: dict[int, EnumType] = {}
+    for oid, array_oid, schema, name, labels in rows:
+        assert oid is not None
+        assert array_oid is not None
+        assert schema is not None
+        assert name is not None
+        enum = EnumType(int(oid), schema, name, tuple(json.loads(labels or "[]")))
+        enums[int(oid)] = enums[int(array_oid)] = enum
+    return enums
+
+
+def parse_domains(rows: Sequence[Sequence[str | None]]) -> dict[int, int]:
+    """
+    Read the rows of `DOMAINS`.
+    """
+    return {int(oid): int(base) for oid, base in rows if oid is not None and base is not None}
 
 
 def parse_cases(rows: Sequence[Sequence[str | None]]) -> CaseMapping:

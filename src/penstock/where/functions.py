@@ -111,10 +111,12 @@ def _operators() -> dict[tuple[str, tuple[str, ...]], Implementation]:
     add("%", "numeric numeric", "N.numeric_remainder({0}, {1})")
     for number in ("float4", "float8", "numeric"):
         add("+", number, "{0}")
+    # Signs of a Decimal are changed by copying: arithmetic would round it to the context.
+    for number in ("float4", "float8"):
         add("@", number, "abs({0})")
-    add("-", "float4", "-{0}")
-    add("-", "float8", "-{0}")
-    add("-", "numeric", "N.tidy(-{0})")
+        add("-", number, "-{0}")
+    add("@", "numeric", "{0}.copy_abs()")
+    add("-", "numeric", "N.tidy({0}.copy_negate())")
     add("|/", "float8", "N.square_root({0})")
 
     add("+", "date int4", "D.date_plus({0}, {1})")
@@ -176,8 +178,9 @@ def _functions() -> dict[tuple[str, tuple[str, ...]], Implementation]:
     for integer in INTEGERS:
         add("abs", integer, f"N.{integer}(abs({{0}}))")
         add("mod", f"{integer} {integer}", "N.integer_remainder({0}, {1})")
-    for number in ("float4", "float8", "numeric"):
+    for number in ("float4", "float8"):
         add("abs", number, "abs({0})")
+    add("abs", "numeric", "{0}.copy_abs()")
     for name in ("round", "floor", "ceil", "trunc", "sign"):
         add(name, "float8", f"N.{name}_double({{0}})")
         add(name, "numeric", f"N.{name}_numeric({{0}})")
@@ -195,7 +198,7 @@ def _functions() -> dict[tuple[str, tuple[str, ...]], Implementation]:
     add("octet_length", "text", "T.octets({0})")
     add("octet_length", "bpchar", "T.octets({0})")
     for args in ("text int4", "text int4 int4"):
-        add("substring substr", args, f"T.substring({', '.join('{%d}' % n for n in range(len(args.split())))})")
+        add("substring substr", args, f"T.substring({', '.join(f'{{{n}}}' for n in range(len(args.split())))})")
     for name, function in (("btrim", "strip"), ("ltrim", "strip_left"), ("rtrim", "strip_right")):
         add(name, "text", f"T.{function}({{0}})")
         add(name, "text text", f"T.{function}({{0}}, {{1}})")
@@ -285,7 +288,7 @@ def implement(
         return _comparison(overload)
     if name in {"@>", "<@", "&&"} and declared == ("anyarray", "anyarray"):
         return _array_containment(overload)
-    if name in {"||"} and "anynonarray" in declared:
+    if name == "||" and "anynonarray" in declared:
         return _concatenation(overload)
     if name == "array_position" and len(declared) == 2:
         return _array_position(overload)
@@ -305,7 +308,7 @@ def _comparison(overload: Overload) -> Implementation | None:
         if {left, right} == {"float4", "float8"}:
             left = right = "float8"
         elif {left, right} == {"date", "timestamp"}:
-            sides = ["D.date_rank({%d})" % n if t == "date" else "{%d}" % n for n, t in enumerate((left, right))]
+            sides = [f"D.date_rank({{{n}}})" if t == "date" else f"{{{n}}}" for n, t in enumerate((left, right))]
             return Implementation(f"({sides[0]} {python} {sides[1]})")
         elif {left, right} == {"name", "text"} and sign in {"=", "<>"}:
             return Implementation(f"({{0}} {python} {{1}})")

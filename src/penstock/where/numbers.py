@@ -548,7 +548,7 @@ def numeric_over(left: Decimal, right: Decimal) -> Decimal:
     if left.is_infinite():
         if right.is_infinite():
             return NAN
-        return left if right > 0 else -left
+        return left if right > 0 else left.copy_negate()
     if right.is_infinite():
         return ZERO
     weight1, first1 = _first_digit(left)
@@ -598,7 +598,7 @@ def numeric_div(left: Decimal, right: Decimal) -> Decimal:
     if not right:
         raise EvaluationError("division by zero")
     if left.is_infinite():
-        return NAN if right.is_infinite() else (left if right > 0 else -left)
+        return NAN if right.is_infinite() else (left if right > 0 else left.copy_negate())
     if right.is_infinite():
         return ZERO
     return tidy(_EXACT.divide_int(left, right))

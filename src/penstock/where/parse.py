@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import pgparse
+import pgparse  # type: ignore[import-not-found]  # an extension module without stubs
 
 from penstock.errors import InvalidShapeError
 

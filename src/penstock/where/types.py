@@ -136,7 +136,7 @@ def can_coerce(source: str, target: str) -> bool:
     """
     Tell whether a value may become an argument of this declared type without being asked for.
     """
-    if source == target or source == UNKNOWN or target in _POLYMORPHIC:
+    if source in {target, UNKNOWN} or target in _POLYMORPHIC:
         return True
     return cast_context(source, target) == "i"
 
