@@ -289,7 +289,10 @@ class SqliteControlStore:
 
     async def begin_epoch(self, epoch: int, boundary: EndLsn, reason: str) -> None:
         """
-        Condemn every shape of older epochs by one row, forget the facts, and take over the new epoch.
+        Condemn every shape there is, forget the facts, and take over the epoch.
+
+        Of an epoch that is newer than the one before, one row says it of all shapes. The same epoch is begun again when
+        its relay log does not reach back to what the shapes need; then each of them is told.
 
         Raises:
             DiskFullError: no space, not even in the reserve.
@@ -298,7 +301,12 @@ class SqliteControlStore:
 
         def apply(connection: sqlite3.Connection) -> None:
             (known,) = connection.execute("SELECT coalesce(epoch, 0) FROM life").fetchone()
-            assert epoch > known, "epochs ascend"
+            assert epoch >= known, "epochs ascend"
+            if epoch == known:
+                connection.execute(
+                    "UPDATE shapes SET state = ?, reason = ?, condemned_at = ? WHERE state != ?",
+                    (ShapeState.CONDEMNED.value, reason, str(boundary), ShapeState.CONDEMNED.value),
+                )
             connection.execute(
                 "UPDATE life SET epoch = ?, boundary = ?, epoch_reason = ?", (epoch, str(boundary), reason)
             )

@@ -178,8 +178,9 @@ class Receiver:
 
     def _run(self) -> None:
         try:
-            if self._acknowledge is Acknowledge.SHAPES:
-                # Whether the slot is beyond what was recorded can only be judged once the engine has told it.
+            if self._acknowledge is Acknowledge.SHAPES or self.writer.epoch is None:
+                # Whether the slot is beyond what was recorded can only be judged once the engine has told it. And
+                # without a relay log nobody else knows which epochs there were.
                 while self._recorded.read() is None and not self._is_stopping.wait(0.05):
                     continue
             self.client.run()

@@ -139,7 +139,7 @@ def test_new_epoch_condemns_all_shapes_before_it(tmp_path: Path) -> None:
         await store.create("1-2", 2, DEFINITION, 1000)
         await store.mark_live(2, BOUNDS, SNAPSHOT_END)
         with pytest.raises(AssertionError):
-            await store.begin_epoch(2, EndLsn(900), "again")
+            await store.begin_epoch(1, EndLsn(900), "an older one")
 
     async def forget(store: SqliteControlStore) -> None:
         await store.forget(1)
@@ -149,6 +149,30 @@ def test_new_epoch_condemns_all_shapes_before_it(tmp_path: Path) -> None:
     assert [row.state for row in recovered.shapes] == [ShapeState.CONDEMNED, ShapeState.LIVE]
     assert (recovered.epoch, recovered.boundary, recovered.facts) == (2, EndLsn(500), {})
     assert [row.incarnation for row in use(path, nothing).shapes] == [2]
+
+
+def test_the_same_epoch_begun_again_condemns_all_shapes_too(tmp_path: Path) -> None:
+    """
+    When the log of an epoch does not reach back, its shapes are condemned, the half made among them, and new ones live.
+    """
+    path = tmp_path / "control.db"
+
+    async def work(store: SqliteControlStore) -> None:
+        await store.begin_epoch(1, EndLsn(1), "first start")
+        await store.create("1-1", 1, DEFINITION, 1000)
+        await store.mark_live(1, BOUNDS, SNAPSHOT_END)
+        await store.create("1-2", 2, DEFINITION, 1000)
+        await store.record_fact("root", "5", b"6")
+        await store.begin_epoch(1, EndLsn(500), "the log does not reach back")
+        with pytest.raises(ShapeError):
+            await store.mark_live(2, BOUNDS, SNAPSHOT_END)
+        await store.create("1-3", 3, DEFINITION, 1000)
+        await store.mark_live(3, BOUNDS, SNAPSHOT_END)
+
+    use(path, work)
+    recovered = use(path, nothing)
+    assert [row.state for row in recovered.shapes] == [ShapeState.CONDEMNED, ShapeState.CONDEMNED, ShapeState.LIVE]
+    assert (recovered.epoch, recovered.boundary, recovered.facts) == (1, EndLsn(500), {})
 
 
 def test_calls_that_wait_together_are_committed_together(tmp_path: Path) -> None:
