@@ -112,6 +112,8 @@ class ShapeLogCollector:
         self._reset(boundary)
         if self.tracker is not None:
             self.tracker.begin_epoch(boundary)
+        if self.xids is not None:
+            self.xids.begin_epoch()
 
     def _reset(self, boundary: EndLsn) -> None:
         self._open: _OpenTransaction | None = None

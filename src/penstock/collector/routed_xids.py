@@ -71,6 +71,12 @@ class RoutedXids:
         """
         assert xids_max >= 2
         self._xids_max: Final = xids_max
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """
+        Forget everything: ids of another server, or of a history that was given up, may never become visible.
+        """
         self._commits: dict[int, CommitLsn] = {}
         self._highest: int | None = None
         self._folded: _Folded | None = None

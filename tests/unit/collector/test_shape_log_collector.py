@@ -445,6 +445,16 @@ def test_a_new_epoch_starts_with_nothing(bench: Bench) -> None:
     assert bench.delivery.told[-1] == (2, 600, [0], 610)
 
 
+def test_a_new_epoch_does_not_wait_for_transactions_of_the_old_one(bench: Bench) -> None:
+    """A transaction of a history that was given up never becomes visible; no snapshot is taken again for it."""
+    bench.collector.handle([fragment(1_100, end=1_110)], 0.0)
+    behind = bench.add(1, LONE)
+    assert bench.xids.unseen_before(Snapshot.parse("900:1000:"), behind)
+    bench.collector.begin_epoch(EndLsn(1_500))
+    behind = bench.add(2, LONE)
+    assert not bench.xids.unseen_before(Snapshot.parse("900:1000:"), behind)
+
+
 def test_a_catch_up_reader_routes_without_keeping_debts() -> None:
     """The same class without a tracker, over the shapes that are behind."""
     delivery = RecordingDelivery()
