@@ -76,7 +76,12 @@ class _Handle:
                 self._file.pending.clear()  # the kernel forgets what it could not write
                 self._file.pending.append(("lost", 0, b""))
                 raise OSError(self._disk.sync_errno, "Input/output error")
-            self._file.durable = bytes(self._file.content)
+            # What an earlier sync failed to write is not written by a later one, whatever may be read.
+            image = _File(bytearray(self._file.durable))
+            for operation in self._file.pending:
+                if operation[0] != "lost":
+                    image.apply(operation)
+            self._file.durable = bytes(image.content)
             self._file.pending.clear()
 
     def close(self) -> None:

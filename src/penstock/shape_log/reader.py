@@ -7,6 +7,7 @@ A shell of plain calls.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from contextlib import closing
 
 from penstock.errors import CorruptLogError, DecodeError
@@ -19,6 +20,7 @@ from penstock.shape_log.records import (
     INDEX_NAME,
     RECORD_BYTES,
     IndexRecord,
+    RecordKind,
     check_header,
     decode_record,
     record_byte,
@@ -32,7 +34,10 @@ _DATA_BYTES_AT_ONCE = 1 << 20
 
 def recover(disk: Disk, folder: str, incarnation: int, chunk_bytes_max: int, settled: LogOffset) -> Recovered:
     """
-    Verify the files of a log and cut off what does not belong to a whole transaction.
+    Verify the files of a log, cut off what does not belong to a whole transaction, and make the rest durable.
+
+    The process that wrote it may have died before its sync, or after one that failed: good bytes in the page cache prove
+    nothing, and a sync without anything to write would answer yes. So what lies behind `settled` is written once more.
 
     Raises:
         CorruptLogError: they verify less than `settled`, or are not there.
@@ -47,15 +52,35 @@ def recover(disk: Disk, folder: str, incarnation: int, chunk_bytes_max: int, set
     except FileNotFoundError as cause:
         raise CorruptLogError("the files of a shape log are gone") from cause
     recovered = conclude(records, data_bytes, settled, lambda record: _is_intact(disk, data_path, record))
-    for path, size, end in (
-        (data_path, data_bytes, recovered.end.data_bytes),
-        (index_path, index_bytes, record_byte(recovered.end.records_count)),
+    proven_data, proven_records = _proven(records[: recovered.end.records_count], settled)
+    for path, size, start, end in (
+        (data_path, data_bytes, proven_data, recovered.end.data_bytes),
+        (index_path, index_bytes, record_byte(proven_records), record_byte(recovered.end.records_count)),
     ):
-        if size != end:
-            with closing(disk.open(path, is_new=False)) as file:
+        if size == end == start:
+            continue
+        with closing(disk.open(path, is_new=False)) as file:
+            if size != end:
                 file.truncate(end)
-                file.sync()
+            for byte in range(start, end, _DATA_BYTES_AT_ONCE):
+                file.write(byte, disk.read(path, byte, min(_DATA_BYTES_AT_ONCE, end - byte)))
+            file.sync()
     return recovered
+
+
+def _proven(records: Sequence[IndexRecord], settled: LogOffset) -> tuple[int, int]:
+    """
+    Tell how many bytes of data and how many records the catalog vouches for.
+
+    Raises:
+        AssertionError: there is no whole snapshot among them.
+    """
+    proven: tuple[int, int] | None = None
+    for ordinal, record in enumerate(records):
+        if record.kind is RecordKind.SNAPSHOT_END or (record.kind is RecordKind.RUN and record.last <= settled):
+            proven = record.end_byte, ordinal + 1
+    assert proven is not None, "the snapshot is whole"
+    return proven
 
 
 def verify(disk: Disk, folder: str, from_record: int, up_to_record_exclusive: int) -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -482,6 +483,44 @@ def test_load_refuses_less_than_was_settled() -> None:
         await store.create("2-9", 2, 500)
         with pytest.raises(CorruptLogError):
             await store.load("2-9", 2, 500, BEFORE_ALL)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("has_sync_failed", [False, True])
+def test_what_the_last_process_left_unsynced_is_durable_once_loaded(*, has_sync_failed: bool) -> None:
+    """
+    Bytes that were written but never synced, or whose sync failed, survive a power cut once they count as settled.
+    """
+
+    async def scenario() -> None:
+        disk = FakeDisk()
+        store = FileShapeLogStore(ROOT, disk=disk)
+        log = await new_log(store)
+        add(log, 100)
+        await store.settle([log])
+        add(log, 101, count=30)
+        if has_sync_failed:
+            disk.sync_errors.add(DATA_NAME)
+        else:
+            disk.gates[DATA_NAME] = threading.Event()
+            disk.syncing.clear()
+        dying = asyncio.ensure_future(store.settle([log]))
+        if has_sync_failed:
+            await dying
+        else:
+            await asyncio.to_thread(disk.syncing.wait)
+        # The process dies here, and another opens the same files.
+        gates, disk.gates = disk.gates, {}
+        disk.sync_errors.clear()
+        loaded = await FileShapeLogStore(ROOT, disk=disk).load("1-9", 1, 500, LogOffset(100, 0))
+        assert loaded.settled == (CommitLsn(101), EndLsn(102))
+        disk.power_cut(Random(0))
+        for gate in gates.values():
+            gate.set()
+        await dying
+        again = await FileShapeLogStore(ROOT, disk=disk).load("1-9", 1, 500, LogOffset(100, 0))
+        assert (again.settled, again.last) == (loaded.settled, loaded.last)
 
     asyncio.run(scenario())
 
