@@ -442,9 +442,10 @@ class Source:
 
     def seek(self, boundary: EndLsn) -> None:
         """
-        Go to the beginning, which is good for everything.
+        Go to the beginning, which is good for everything that was not trimmed.
         """
-        del boundary
+        if boundary < self._world.trimmed_below:
+            raise CorruptLogError("the relay log does not reach back")
         self._at = 0
 
     def read(self, up_to_exclusive: RelayPlace, bytes_max: int) -> list[RelayRecord]:
@@ -512,6 +513,8 @@ class World:
         """
         Kept with the boundary: a commit below it is not decoded again, and may be as invisible after a restart as before.
         """
+        self.trimmed_below = EndLsn(0)
+        """Up to where the relay log is gone."""
         self.broken_at: CommitLsn | None = None
         """A transaction that the catch-up reader cannot read."""
         self._us = 1_700_000_000_000_000

@@ -80,6 +80,13 @@ class ShapeAccounts(Protocol):
         ...
 
     @property
+    def boundary(self) -> EndLsn:
+        """
+        The flush boundary: every shape that owes is durable through here.
+        """
+        ...
+
+    @property
     def seen(self) -> tuple[CommitLsn, EndLsn]:
         """
         The last whole transaction of the stream, and how far nothing more is to come. Asked between deliveries only.

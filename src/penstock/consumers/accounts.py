@@ -111,6 +111,13 @@ class CollectorAccounts:
             self._xids.confirm_visible(bounds.snapshot, bounds.horizon)
 
     @property
+    def boundary(self) -> EndLsn:
+        """
+        The flush boundary.
+        """
+        return self._tracker.last_global_flushed_offset
+
+    @property
     def seen(self) -> tuple[CommitLsn, EndLsn]:
         """
         How far the stream was handled.

@@ -26,6 +26,7 @@ import structlog
 from penstock.collector.abc import CatalogFacts, RoutedPart
 from penstock.collector.collector import ShapeLogCollector
 from penstock.collector.feed import RelayFeed
+from penstock.consumers.abc import ShapeAccounts
 from penstock.consumers.consumer import ConsumerState
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
@@ -68,6 +69,7 @@ class CatchUp:
         self,
         *,
         registry: ConsumerRegistry,
+        accounts: ShapeAccounts,
         facts: CatalogFacts,
         published: Callable[[], PublishedEnd | None],
         open_source: Callable[[PublishedEnd], Awaitable[RelaySource]],
@@ -79,6 +81,7 @@ class CatchUp:
 
         Args:
             registry: where the shapes are.
+            accounts: tells the flush boundary.
             facts: of partitions.
             published: reads the published end; None while there is none.
             open_source: opens another reader on the log of that epoch; `seek` is called here.
@@ -86,6 +89,7 @@ class CatchUp:
             clock: seconds that do not step back.
         """
         self._registry: Final = registry
+        self._accounts: Final = accounts
         self._facts: Final = facts
         self._published: Final = published
         self._open_source: Final = open_source
@@ -138,7 +142,7 @@ class CatchUp:
         for entry in entries:
             assert entry.consumer is not None
             entry.consumer.return_to_commit()
-        start = min(_place(entry) for entry in entries)
+        start = min(self._place(entry) for entry in entries)
         self.rounds_count += 1
         source = await self._open_source(published)
         try:
@@ -147,6 +151,17 @@ class CatchUp:
             self._registry.condemn(entries, f"cannot be caught up: {error.message}")
             return True
         return await self._feed(RelayFeed(source), published, start, entries)
+
+    def _place(self, entry: ShapeEntry) -> EndLsn:
+        """
+        Tell up to where nothing need be read again for a shape.
+
+        What an idle shape took last may be long trimmed: that nothing was missed since, the boundary says. A shape that
+        is not live holds the log itself, and not the boundary.
+        """
+        assert entry.consumer is not None
+        done_end = entry.consumer.done_end
+        return max(done_end, self._accounts.boundary) if entry.is_live else done_end
 
     async def _feed(self, feed: RelayFeed, published: PublishedEnd, start: EndLsn, entries: list[ShapeEntry]) -> bool:
         delivery = _Delivery(self._registry, tuple(entries))
@@ -195,11 +210,6 @@ class CatchUp:
         _log.info("shape has caught up", handle=entry.handle)
         self._registry.rejoined(entry)
         return True
-
-
-def _place(entry: ShapeEntry) -> EndLsn:
-    assert entry.consumer is not None
-    return entry.consumer.done_end
 
 
 def _done(entry: ShapeEntry) -> CommitLsn:

@@ -132,6 +132,7 @@ class ConsumersStage:
         self.settler.attach(self.registry)
         self.catch_up: Final = CatchUp(
             registry=self.registry,
+            accounts=ports.accounts,
             facts=ports.facts,
             published=ports.published,
             open_source=ports.open_source,

@@ -299,7 +299,7 @@ def test_invalid_requests_are_refused_by_parameter() -> None:
         assert isinstance(unknown, Refused)
         assert (unknown.status, unknown.message) == (400, "Invalid request")
         assert list(unknown.errors or {}) == ["table"]
-        clause = await catalog.open(whole(where="n > 1"))
+        clause = await catalog.open(whole(where="n > nope"))
         assert isinstance(clause, Refused)
         assert list(clause.errors or {}) == ["where"]
 
@@ -547,6 +547,29 @@ def test_a_consumer_that_fails_once_is_replaced_and_catches_up() -> None:
         assert only(engine).handle == handle
         assert engine.stage.registry.replaced_count == 1
         assert engine.stage.catch_up.rounds_count > 0
+        elements = await engine.elements(only(engine))
+        assert materialise(elements) == expected(world.database.rows, ("body", "id", "n", "title"))
+
+    tell(story)
+
+
+def test_a_consumer_that_fails_after_a_long_rest_is_replaced_too() -> None:
+    """
+    Of the relay log there is only what lies above the boundary, and that is all that an idle shape needs.
+    """
+
+    async def story(world: World, engine: Engine) -> None:
+        handle = (await open_shape(engine)).handle
+        await engine.quiesce()
+        for _ in range(3):
+            world.database.commit([])
+        await engine.quiesce()
+        world.trimmed_below = engine.tracker.last_global_flushed_offset
+        break_handler(only(engine))
+        world.database.commit([("insert", None, row(1))])
+        await engine.quiesce()
+        assert only(engine).handle == handle
+        assert engine.stage.registry.replaced_count == 1
         elements = await engine.elements(only(engine))
         assert materialise(elements) == expected(world.database.rows, ("body", "id", "n", "title"))
 
