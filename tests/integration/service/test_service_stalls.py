@@ -17,7 +17,7 @@ import pytest
 from harness.oracle import Audience
 from harness.service import PYTHON, Service
 from harness.waiting import until, until_confirmed
-from harness.workload import ShapeUnderTest
+from harness.workload import SHAPES, ShapeUnderTest, Workload
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -27,7 +27,13 @@ SICK = ShapeUnderTest("sick")
 
 @asynccontextmanager
 async def hurt(
-    database: Any, folder: Path, fault: str, *, mode: str = "shapes", **env: str
+    database: Any,
+    folder: Path,
+    fault: str,
+    *,
+    mode: str = "shapes",
+    shapes: tuple[ShapeUnderTest, ...] = (GOOD, SICK),
+    **env: str,
 ) -> AsyncIterator[tuple[Service, Audience]]:
     """
     A service that follows two tables, with deadlines of a few seconds, whose shape on `sick` has a fault in store.
@@ -46,7 +52,7 @@ async def hurt(
         Service(database.url, folder, "--acknowledge", mode, env=settings) as service,
         Audience(service.url, database.url) as audience,
     ):
-        audience.join(GOOD, SICK)
+        audience.join(*shapes)
         await audience.agree()
         yield service, audience
 
@@ -86,6 +92,57 @@ async def test_a_consumer_that_hangs_in_an_await_is_given_up_alone(database: Any
         assert record["reason"].startswith("stalled")
         assert record["debt"]["owed_s"] > 2
         assert "poison" not in json.dumps(record)
+
+
+async def test_a_shape_whose_files_never_open_is_given_up_alone(database: Any, tmp_path: Path) -> None:
+    """
+    A shape that had left memory and cannot come back is given up in the same time; others go on.
+    """
+    idle = {"PENSTOCK_CONSUMER_IDLE_S": "0.5"}
+    fault = "load sick hang poison"
+    async with (
+        hurt(database, tmp_path, fault, shapes=(GOOD,), **idle) as (service, audience),
+        httpx.AsyncClient(base_url=service.url, timeout=30) as client,
+    ):
+        # Nobody follows it: a parked client would keep it in memory.
+        opened = await client.get("/v1/shape", params={"table": "sick", "offset": "-1"})
+        write(database, "poison", 100)
+        await audience.agree()
+        await asyncio.sleep(2)  # to be settled and to leave memory; nothing tells when it has
+        began = time.monotonic()
+        await until_confirmed(database, service.slot, write(database, "late", 500), timeout_s=12)
+        assert 2 < time.monotonic() - began < 8
+        await audience.agree()
+        assert audience.rotations == [0]
+        params = {"table": "sick", "offset": "0_inf", "handle": opened.headers["electric-handle"]}
+        assert (await client.get("/v1/shape", params=params)).status_code in {409, 503}
+        (record,) = records(service)
+        assert record["table"] == "public.sick"
+
+
+@pytest.mark.parametrize("mode", ["relay", "shapes"])
+async def test_a_healthy_service_under_load_gives_nobody_up(database: Any, tmp_path: Path, mode: str) -> None:
+    """
+    With deadlines as short as in the other tests, ordinary traffic raises no suspicion at all.
+    """
+    workload = Workload(database.url, seed=11)
+    await workload.create_schema()
+    env = {"PENSTOCK_FLUSH_STALL_GRACE_S": "2", "PENSTOCK_ENGINE_HANG_S": "5"}
+    async with (
+        Service(database.url, tmp_path, "--acknowledge", mode, env=env) as service,
+        Audience(service.url, database.url) as audience,
+    ):
+        audience.join(*SHAPES)
+        writing = asyncio.create_task(workload.run())
+        await asyncio.sleep(6)  # three times the grace
+        workload.stop()
+        await writing
+        await audience.agree()
+        status = await service.status()
+        assert (status["shed_count"], status["accounting_defect_count"], status["resting"]) == (0, 0, [])
+        assert status["unready"] == ""
+        assert records(service) == []
+        assert set(audience.rotations) == {0}
 
 
 async def test_a_consumer_that_hangs_once_is_replaced_and_nobody_notices(database: Any, tmp_path: Path) -> None:
@@ -143,20 +200,20 @@ async def test_a_shape_that_fails_again_and_again_is_refused_with_its_reason(dat
     Each time the definition rests longer; requests meanwhile get a 503 that says when to come again and why.
     """
     async with hurt(database, tmp_path, "handle sick raise poison") as (service, audience):
-        for number in range(3):
+        for number in range(2):
             write(database, "poison", 100 * (number + 1))
             await audience.agree()
             assert audience.rotations == [0, number + 1]
         write(database, "poison", 900)
 
         async def is_resting() -> bool:
-            return any(rest["count"] == 4 for rest in (await service.status())["resting"])
+            return any(rest["count"] == 3 for rest in (await service.status())["resting"])
 
         await until("the definition rests", is_resting, 10)
         async with httpx.AsyncClient(base_url=service.url) as client:
             answer = await client.get("/v1/shape", params={"table": "sick", "offset": "-1"})
         assert answer.status_code == 503
-        assert 1 <= int(answer.headers["retry-after"]) <= 8
+        assert 1 <= int(answer.headers["retry-after"]) <= 4
         assert "consumer failed: InjectedFaultError" in answer.text
         await audience.agree()
 
