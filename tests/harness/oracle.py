@@ -56,7 +56,9 @@ class OracleClient:
         # A client waits for its server, however long a restart takes on a busy machine.
         self._http = httpx.AsyncClient(timeout=httpx.Timeout(60.0))
         self._subscription = ShapeSubscription(
-            base_url, ShapeStream(shape.table, columns=shape.columns), client=self._http
+            base_url,
+            ShapeStream(shape.table, columns=shape.columns, where=shape.where, params=shape.params),
+            client=self._http,
         )
 
     async def close(self) -> None:

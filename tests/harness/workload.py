@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import string
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class ShapeUnderTest:
 
     table: str
     columns: tuple[str, ...] = ()
+    where: str | None = None
+    params: tuple[str, ...] = ()
 
 
 SHAPES: Final = (
@@ -57,6 +60,33 @@ SHAPES: Final = (
     ShapeUnderTest("parted"),
     ShapeUnderTest("parted_north"),
 )
+
+WHERE_SHAPES: Final = (
+    ShapeUnderTest("items", where="i4 % 2 = 0"),
+    ShapeUnderTest("items", ("id", "t"), "i4 > $1 AND (b OR v IS NULL)", ("0",)),
+    ShapeUnderTest("items", where="id % 3 = 1"),
+    ShapeUnderTest("items", where="m = 'calm'"),
+    ShapeUnderTest("items", where="m IN ('wild', 'so-so') AND i4 < 1000000"),
+    ShapeUnderTest("items", where="n = 0.5 OR n > -123456789.125"),
+    ShapeUnderTest("items", where="t LIKE '%a%' AND t NOT LIKE $1", params=("%\\%",)),
+    ShapeUnderTest("items", ("id",), "b IS NOT TRUE"),
+    ShapeUnderTest("items", where="1 = ANY (ai) AND c IN ('a', 'abc')"),
+    ShapeUnderTest("items", where="ai @> '{3}' OR d = '2024-02-29'"),
+    ShapeUnderTest("items", where="tz < '2000-01-01 00:00:00Z' OR f8 > 3"),
+    ShapeUnderTest("items", where="i2 IS NULL AND i4 IS NOT NULL"),
+    ShapeUnderTest("items", where="100 / i2 < 1 AND i2 <> 0"),
+    ShapeUnderTest('"Odd, Table"', where='"key/b" IN (1, 3, 5, 7, 9, 11, 13)'),
+    ShapeUnderTest('"Odd, Table"', where="\"Key A\" LIKE '%a%'"),
+    ShapeUnderTest('"Odd, Table"', where='"va""lue" <> \'\''),
+    ShapeUnderTest("keyless", where="b IS NULL AND a % 2 = 1"),
+    ShapeUnderTest("keyless", ("a", "b", "c"), "c > $1", ("2026-01-01T00:00:00Z",)),
+    ShapeUnderTest("toasted", where="small > 2"),
+    ShapeUnderTest("toasted", where="big LIKE 'xyz%' AND small % 3 <> 1"),
+    ShapeUnderTest("parted", where="region = 'north'"),
+    ShapeUnderTest("parted", where="region IN ('south', 'elsewhere') AND amount > 1"),
+    ShapeUnderTest("parted_south", where="amount % 2 = 0"),
+)
+"""Conditions of every kind that is looked up differently, most of which updates of the workload move rows in and out of."""
 
 _ALPHABET: Final = string.ascii_letters + string.digits + " '\"\\/\t\n\r\x01{}[],äß漢🙂"
 
@@ -345,8 +375,17 @@ async def expected_rows(url: str, shape: ShapeUnderTest) -> tuple[int, list[tupl
                 ELSE "{name.replace('"', '""')}"::text END"""
             for name in names
         )
-        rows = await (await connection.execute(f"SELECT {fields} FROM {shape.table}")).fetchall()
+        where = "" if shape.where is None else f" WHERE {_with_literals(shape.where, shape.params)}"
+        rows = await (await connection.execute(f"SELECT {fields} FROM {shape.table}{where}")).fetchall()
     return int(position[0]), sorted((normalise(dict(zip(names, row, strict=True))) for row in rows), key=repr)
+
+
+def _with_literals(where: str, params: tuple[str, ...]) -> str:
+    """
+    Put the parameters into a condition as literals of unknown type, as which they are meant.
+    """
+    literals = ["'{}'".format(value.replace("'", "''")) for value in params]
+    return re.sub(r"\$(\d+)", lambda match: literals[int(match[1]) - 1], where)
 
 
 def normalise(row: dict[str, str | None]) -> tuple[tuple[str, str | None], ...]:

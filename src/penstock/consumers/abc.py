@@ -16,6 +16,7 @@ from penstock.shape_log.records import SettleOutcome
 from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import LogRange
+from penstock.where.facts import DatabaseFacts
 
 # --- the stream ------------------------------------------------------------------------------------------------------
 
@@ -391,9 +392,18 @@ class Inspector(Protocol):
         """
         ...
 
+    async def find_facts(self, table: Table) -> DatabaseFacts:
+        """
+        Find what conditions on this table depend on besides its columns.
+
+        Raises:
+            ConnectionLostError: the database is away.
+        """
+        ...
+
     def forget(self, oid: int) -> None:
         """
-        Read the table anew when it is next asked for.
+        Read the table, and the facts about it, anew when they are next asked for.
         """
         ...
 

@@ -21,7 +21,8 @@ remembered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -50,6 +51,7 @@ from penstock.errors import (
     ShapeError,
 )
 from penstock.postgres.relation import RelationDescription, Table
+from penstock.shapes.condition import Condition, condition_of
 from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.handle import make_handle
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
@@ -64,6 +66,7 @@ from penstock.shapes.reading import (
     ShapeRequest,
     WaitReply,
 )
+from penstock.where.facts import NO_FACTS
 from penstock.wire.schema import schema_header
 
 _log: Final = structlog.get_logger(__name__)
@@ -71,6 +74,7 @@ _log: Final = structlog.get_logger(__name__)
 _CANNOT_VERIFY: Final = "Cannot connect to the database to verify the shape. Please try again later."
 _CANNOT_CREATE: Final = "Failed to create shape, please retry"
 _NOT_READY_RETRY_S: Final = 5
+_CLAUSE_LENGTH_MAX: Final = 2000  # longer texts are compiled in a thread
 
 
 class Readiness(Protocol):
@@ -100,6 +104,8 @@ class _Resolved(NamedTuple):
     definition: ShapeDefinition
     key: bytes
     schema: str
+    condition: Condition | None
+    """Held so that it need not be compiled again."""
 
 
 class _Creation:
@@ -185,10 +191,12 @@ class ShapeCatalog:
         """
         self._handle_us_max = recovered.handle_us_max
         await self._store.discard_unknown([row.incarnation for row in recovered.shapes])
+        compiled = await _compile_all(recovered.shapes)
         for entry in self._registry.restore(recovered.shapes, recovered.boundary):
             before = self._enter(entry, entry.definition.canonical())
             if before is not None:
                 self._registry.condemn([before], "another shape took its place")
+        del compiled
 
     def _enter(self, entry: ShapeEntry, key: bytes) -> ShapeEntry | None:
         """
@@ -371,19 +379,25 @@ class ShapeCatalog:
         if known is not None and known.table is table:
             return known
         try:
-            return self._remember(request, asked, table)
+            return await self._remember(request, asked, table)
         except InvalidShapeError:
             # The table may have changed since it was last looked at.
             self._inspector.forget(table.id.oid)
             table = await self._inspector.find_table(*name)
             if table is None:
                 raise unknown_table(name) from None
-            return self._remember(request, asked, table)
+            return await self._remember(request, asked, table)
 
-    def _remember(self, request: ShapeRequest, asked: bytes, table: Table) -> _Resolved:
-        definition = resolve_shape(request, table, are_generated_published=self._are_generated_published())
+    async def _remember(self, request: ShapeRequest, asked: bytes, table: Table) -> _Resolved:
+        facts = NO_FACTS if request.where is None else await self._inspector.find_facts(table)
+        resolve = partial(
+            resolve_shape, request, table, are_generated_published=self._are_generated_published(), facts=facts
+        )
+        # A text of the greatest length takes more than a second.
+        is_long = request.where is not None and len(request.where) > _CLAUSE_LENGTH_MAX
+        definition = await asyncio.to_thread(resolve) if is_long else resolve()
         schema = schema_header(table, definition.selected).decode()
-        resolved = _Resolved(table, definition, definition.canonical(), schema)
+        resolved = _Resolved(table, definition, definition.canonical(), schema, condition_of(definition))
         if len(self._resolved) >= self._limits.resolved_count_max:
             self._resolved.clear()
         self._resolved[asked] = resolved
@@ -437,6 +451,9 @@ class ShapeCatalog:
             await self._snapshotter.make_live(entry)
         except Exception as error:  # noqa: BLE001 - kept for the requests that wait; the shape is given up
             creation.error = _for_client(error)
+            if isinstance(error, ShapeError):
+                # What was known of the table is not so any more.
+                self._inspector.forget(oid)
             if creation.entry is not None:
                 self._registry.condemn([creation.entry], f"creation failed: {_reason(error)}")
             else:
@@ -514,6 +531,30 @@ class ShapeCatalog:
         for entry in self._registry.on_table(oid):
             if entry.condemned is None and (reason := check_table(table, entry.definition)) is not None:
                 self._registry.condemn([entry], reason)
+
+
+async def _compile_all(rows: Sequence[ShapeRow]) -> list[Condition]:
+    """
+    Compile the conditions of many shapes without standing in the way of others.
+
+    Returns:
+        What has to be held until the shapes do. What cannot be compiled is left for the registry to find.
+    """
+    compiled: list[Condition] = []
+    for row in rows:
+        if row.definition.where is None or row.state is not ShapeState.LIVE:
+            continue
+        try:
+            if len(row.definition.where) > _CLAUSE_LENGTH_MAX:
+                condition = await asyncio.to_thread(condition_of, row.definition)
+            else:
+                condition = condition_of(row.definition)
+                await asyncio.sleep(0)
+        except InvalidShapeError:
+            continue
+        if condition is not None:
+            compiled.append(condition)
+    return compiled
 
 
 def _request_key(request: ShapeRequest) -> bytes:

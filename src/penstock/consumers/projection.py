@@ -1,18 +1,33 @@
 """
 Changes as elements, once for all shapes that are served the same of a table.
 
-Two shapes share a projection when their definitions differ in nothing but the condition and the kind of log. What a
-projection makes of a change is kept with the change, and what it makes of a list of changes is kept for as long as the
-caller says (one delivery), so that the thousandth shape is handed references.
+Two shapes share a projection when their definitions differ in nothing but the kind of log; a `Selection` is the
+projection of shapes with a condition, and has its elements made by the projection of the same shapes without one. What
+is made of a change is kept with the change, and what is made of a list of changes is kept for as long as the caller
+says (one delivery), so that the thousandth shape is handed references.
+
+With a condition, what becomes of a change depends on whether the row was in the shape before and is in it after:
+
+======  =====  ==============================================================================================
+before  after  elements
+======  =====  ==============================================================================================
+no      no     none
+no      yes    an insert of the whole new row
+yes     no     a delete of the old row, under its old key
+yes     yes    as without a condition: an update, or a delete and an insert if the key changed, or nothing
+======  =====  ==============================================================================================
+
+All stand at the position of the change; only the insert of a changed key stands one behind.
 
 Pure. Invariants: the result depends on the change, its transaction and the projection alone; it is either a list of
-elements or the reason why no shape of this projection can follow the change.
+elements or the reason why no shape of this projection can follow the change. Only a row for which the condition is true
+is in the shape: not one for which it is NULL, nor one on which its evaluation fails.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -22,7 +37,9 @@ from penstock.consumers.schema_check import check_description
 from penstock.errors import ShapeError
 from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Operation
+from penstock.shapes.condition import Condition, condition_of
 from penstock.shapes.definition import LogMode, Replica, ShapeDefinition
+from penstock.where.evaluate import Includes
 from penstock.wire.messages import headers_end, mark_last
 from penstock.wire.rows import Elements, RowEncoder, RowForm, compile_encoder
 
@@ -62,6 +79,18 @@ What lists of changes became, by identity of list and projection. Valid only whi
 """
 
 _EMPTY: Final = Converted((), ())
+_TRUNCATED: Final = Rotate("table was truncated")
+_OLD_MISSING: Final = Rotate("a row came without its old values: replica identity is not full")
+
+
+def _mark(plain: Sequence[Element]) -> Converted:
+    """
+    Add the elements of which the last one is marked.
+    """
+    if not plain:
+        return _EMPTY
+    op, element = plain[-1]
+    return Converted(plain, [*plain[:-1], (op, mark_last(element))])
 
 
 class Projection:
@@ -69,13 +98,16 @@ class Projection:
     What a group of shapes is served of one table.
     """
 
-    __slots__ = ("__weakref__", "_definition", "_encoder", "_encoders", "_form", "_relation")
+    __slots__ = ("__weakref__", "_definition", "_encoder", "_encoders", "_entered", "_form", "_left", "_relation")
 
     def __init__(self, definition: ShapeDefinition) -> None:
         """
-        Serve what this definition says, leaving aside its condition and kind of log.
+        Serve what this definition says, leaving aside its kind of log.
         """
         self._definition: Final = definition
+        # Under these it is kept with a change what the change is to shapes that a row enters or leaves by it.
+        self._entered: Final = object()
+        self._left: Final = object()
         self._form: Final = RowForm(
             definition.table.schema,
             definition.table.name,
@@ -108,17 +140,57 @@ class Projection:
                     return made
                 elements = change.encoded[self] = made
             plain.extend(elements)
-        if not plain:
-            return _EMPTY
-        op, element = plain[-1]
-        return Converted(plain, [*plain[:-1], (op, mark_last(element))])
+        return _mark(plain)
+
+    def kept(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+        """
+        Make the elements of a change whose rows all are in the shape.
+        """
+        return self._remembered(change, end, self, self._encode)
+
+    def entered(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+        """
+        Make the elements of an update that moves a row into the shape.
+        """
+        return self._remembered(change, end, self._entered, self._encode_entered)
+
+    def left(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+        """
+        Make the elements of an update that moves a row out of the shape.
+        """
+        return self._remembered(change, end, self._left, self._encode_left)
+
+    @staticmethod
+    def _remembered(
+        change: RoutedChange, end: bytes, key: object, encode: Callable[[RoutedChange, bytes], Elements | Rotate]
+    ) -> Elements | Rotate:
+        elements = change.encoded.get(key)
+        if elements is not None:
+            return elements
+        made = encode(change, end)
+        if not isinstance(made, Rotate):
+            change.encoded[key] = made
+        return made
+
+    def _encode_entered(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+        encoder = self._encoder_for(change.relation)
+        assert change.new is not None
+        return encoder if isinstance(encoder, Rotate) else encoder.insert(change.new, end, change.op_position)
+
+    def _encode_left(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+        encoder = self._encoder_for(change.relation)
+        assert change.old is not None
+        return encoder if isinstance(encoder, Rotate) else encoder.delete(change.old, end, change.op_position)
+
+    def _encoder_for(self, relation: RelationDescription) -> RowEncoder | Rotate:
+        return self._encoder if relation is self._relation else self._take_description(relation)
 
     def _encode(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
         if change.operation is Operation.TRUNCATE:
-            return Rotate("table was truncated")
+            return _TRUNCATED
         if change.is_old_missing:
-            return Rotate("a row came without its old values: replica identity is not full")
-        encoder = self._encoder if change.relation is self._relation else self._take_description(change.relation)
+            return _OLD_MISSING
+        encoder = self._encoder_for(change.relation)
         if isinstance(encoder, Rotate):
             return encoder
         old, new = change.old, change.new
@@ -150,6 +222,63 @@ class Projection:
         return encoder
 
 
+class Selection(Projection):
+    """
+    What a group of shapes with the same condition is served of one table.
+    """
+
+    __slots__ = ("_condition", "_includes", "_selected_relation", "_whole")
+
+    def __init__(self, definition: ShapeDefinition, condition: Condition, whole: Projection) -> None:
+        """
+        Serve what this definition says, having elements made by the projection without its condition.
+        """
+        super().__init__(definition)
+        self._condition: Final = condition
+        self._whole: Final = whole
+        self._selected_relation: RelationDescription | None = None
+        self._includes: Includes | Rotate = Rotate("no description yet")
+
+    def convert(self, part: RoutedPart) -> Converted | Rotate:
+        """
+        Make the elements of all changes of a part.
+        """
+        end = headers_end(part.xid, part.commit_lsn.value)
+        plain: list[Element] = []
+        for change in part.changes:
+            made = self._convert(change, end)
+            if isinstance(made, Rotate):
+                return made
+            plain.extend(made)
+        return _mark(plain)
+
+    def _convert(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+        if change.operation is Operation.TRUNCATE:
+            return _TRUNCATED
+        if change.is_old_missing:
+            return _OLD_MISSING
+        relation = change.relation
+        includes = self._includes if relation is self._selected_relation else self._select_from(relation)
+        if isinstance(includes, Rotate):
+            return includes
+        old, new = change.old, change.new
+        was_in = old is not None and includes(old)
+        is_in = new is not None and includes(new)
+        if was_in is is_in:
+            return self._whole.kept(change, end) if is_in else ()
+        if change.operation is not Operation.UPDATE:
+            return self._whole.kept(change, end)
+        return self._whole.entered(change, end) if is_in else self._whole.left(change, end)
+
+    def _select_from(self, relation: RelationDescription) -> Includes | Rotate:
+        reason = check_description(relation, self._definition)
+        # After the check the condition finds its columns as they were.
+        includes = self._condition.includes(relation) if reason is None else None
+        self._includes = includes if includes is not None else Rotate(reason or "a column of the condition changed")
+        self._selected_relation = relation
+        return self._includes
+
+
 class Projections:
     """
     Gives shapes that are served the same one projection; forgets those that no shape holds any more.
@@ -168,9 +297,16 @@ class Projections:
         """
         Find or make the projection of a definition.
         """
-        bare = msgspec.structs.replace(definition, where=None, log=LogMode.FULL)
-        key = bare.canonical()
+        served = msgspec.structs.replace(definition, log=LogMode.FULL)
+        key = served.canonical()
         projection = self._known.get(key)
         if projection is None:
-            projection = self._known[key] = Projection(bare)
+            projection = self._known[key] = self._make(served)
         return projection
+
+    def _make(self, served: ShapeDefinition) -> Projection:
+        condition = condition_of(served)
+        if condition is None:
+            return Projection(served)
+        whole = self.of(msgspec.structs.replace(served, where=None, basis=None))
+        return Selection(served, condition, whole)

@@ -33,6 +33,7 @@ from functools import partial
 from typing import Final, Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from penstock.collector.abc import RoutedPart
 from penstock.consumers.abc import ControlStore, NoTrail, ShapeAccounts, ShapeLog, ShapeLogStore, Trail
@@ -41,10 +42,11 @@ from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.projection import Projection, Projections, Rotate, Shared
 from penstock.control.records import ShapeRow, ShapeState
-from penstock.errors import PenstockError, Policy, ShapeError
+from penstock.errors import InvalidShapeError, PenstockError, Policy, ShapeError
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription, TableId
 from penstock.postgres.snapshot import SnapshotBounds
+from penstock.shapes.condition import condition_of
 from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
 
@@ -302,9 +304,14 @@ class ConsumerRegistry:
                 done_end=boundary,
             )
             self._add(entry)
-            self._accounts.add_shape(row.incarnation, row.definition)
+            problem = _find_problem(row.definition)
+            # Until its tombstone is synced it has to owe all that any row of its table may make it owe.
+            routed = row.definition if problem is None else replace(row.definition, where=None, basis=None)
+            self._accounts.add_shape(row.incarnation, routed)
             self._accounts.start_owing(row.incarnation)
             live.append(entry)
+            if problem is not None:
+                self.condemn([entry], f"its condition is not understood any more: {problem}")
         self._condemned_event.set()
         return live
 
@@ -868,6 +875,17 @@ class ConsumerRegistry:
                 await asyncio.sleep(self._limits.retry_s)
             else:
                 return
+
+
+def _find_problem(definition: ShapeDefinition) -> str | None:
+    """
+    Say why the condition of a definition cannot be compiled; None when it can, or there is none.
+    """
+    try:
+        condition_of(definition)
+    except InvalidShapeError as error:
+        return error.message
+    return None
 
 
 def _stack(error: Exception) -> list[str]:

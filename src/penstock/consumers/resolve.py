@@ -1,7 +1,7 @@
 """
 From what a client asks for to what a shape is.
 
-Compares a request with the catalog: table, columns, what may be queried. The sentences are part of the contract, and so
+Compares a request with the catalog: table, columns, what may be queried, the condition. The sentences are part of the contract, and so
 is the order in which problems are found: one is reported at a time.
 
 Pure functions.
@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from penstock.errors import DecodeError, InvalidShapeError
 from penstock.postgres.relation import Table
-from penstock.shapes.definition import ShapeColumn, ShapeDefinition
+from penstock.shapes.condition import basis_of, condition_of, shape_columns
+from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.reading import ShapeRequest
+from penstock.where.clause import Clause, compile_where
+from penstock.where.facts import NO_FACTS, DatabaseFacts
 from penstock.wire.identifiers import parse_relation
-
-NO_CLAUSES = "where clauses are not supported by this version yet"
 
 
 class TableName(NamedTuple):
@@ -54,7 +55,9 @@ def unknown_table(name: TableName) -> InvalidShapeError:
     )
 
 
-def resolve_shape(request: ShapeRequest, table: Table, *, are_generated_published: bool) -> ShapeDefinition:
+def resolve_shape(
+    request: ShapeRequest, table: Table, *, are_generated_published: bool, facts: DatabaseFacts = NO_FACTS
+) -> ShapeDefinition:
     """
     Make the definition of what is asked for.
 
@@ -62,6 +65,7 @@ def resolve_shape(request: ShapeRequest, table: Table, *, are_generated_publishe
         request: what is asked for.
         table: the table it names, as it is now.
         are_generated_published: whether the stream brings generated columns (Postgres 18 and later).
+        facts: what conditions depend on besides the table.
 
     Raises:
         InvalidShapeError: something named is not there, or must not be asked for.
@@ -78,18 +82,36 @@ def resolve_shape(request: ShapeRequest, table: Table, *, are_generated_publishe
     else:
         _check_listed(listed, keys, queryable, generated)
         selected = listed
+    clause = None
     if request.where is not None:
-        raise InvalidShapeError("where", NO_CLAUSES)
-    return ShapeDefinition(
+        clause = compile_where(request.where, request.params, table.columns, facts)
+        _check_readable(clause, generated)
+    definition = ShapeDefinition(
         table=table.id,
-        columns=tuple(ShapeColumn(column.name, column.type_oid, column.typmod) for column in table.columns),
+        columns=shape_columns(table.columns),
         key_columns=keys,
         has_primary_key=bool(table.pk_columns),
         selected=tuple(sorted(selected)),
         is_explicit=listed is not None,
+        where=None if clause is None else clause.normalised,
+        basis=None if clause is None else basis_of(clause, table.columns),
         replica=request.replica,
         log=request.log,
     )
+    # What a restart will do must work now.
+    condition_of(definition)
+    return definition
+
+
+def _check_readable(clause: Clause, generated: Sequence[str]) -> None:
+    """
+    A condition may read columns that are not served, but none that the stream does not bring.
+    """
+    missing = [name for name in generated if name in clause.columns]
+    if missing:
+        raise InvalidShapeError(
+            "where", f"The following columns are generated and cannot be used in where: {', '.join(missing)}"
+        )
 
 
 _GENERATED_HINT = (

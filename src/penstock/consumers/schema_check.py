@@ -72,6 +72,8 @@ def _check_columns(types: Mapping[str, _Type], definition: ShapeDefinition) -> s
     if not definition.is_explicit and len(types) != len(definition.columns):
         return "number of columns changed"
     wanted = {*definition.selected, *definition.key_columns}
+    if definition.basis is not None:
+        wanted.update(column.name for column in definition.basis.columns)
     for column in definition.columns:
         if column.name not in wanted:
             continue

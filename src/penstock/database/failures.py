@@ -17,8 +17,9 @@ DATABASE_AWAY: Final = "Database connection not available"
 POOL_BUSY: Final = "Snapshot creation failed because of a connection pool queue timeout"
 
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
-# undefined_table, undefined_column, undefined_function, undefined_object, invalid_schema_name
-_UNDEFINED: Final = frozenset({"42P01", "42703", "42883", "42704", "3F000"})
+# undefined_table, undefined_column, undefined_object, invalid_schema_name; not undefined_function: that is the condition's
+# fault, or ours, and would be so again at the next attempt.
+_UNDEFINED: Final = frozenset({"42P01", "42703", "42704", "3F000"})
 # lock_not_available, query_canceled
 _OUT_OF_TIME: Final = frozenset({"55P03", "57014"})
 # Connection exceptions, insufficient resources, operator intervention, system error.

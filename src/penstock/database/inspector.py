@@ -12,14 +12,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from penstock.database.failures import DeadlineError, ServerRefusedError
-from penstock.database.pool import ConnectionPool
-from penstock.database.queries import ROOT_OF, TABLE_BY_NAME, TABLE_BY_OID, parse_table
+from penstock.database.pool import QUERY_S_MAX, ConnectionPool
+from penstock.database.queries import (
+    ROOT_OF,
+    TABLE_BY_NAME,
+    TABLE_BY_OID,
+    database_facts,
+    parse_table,
+    write_oids,
+)
 from penstock.errors import ConnectionLostError, SourceError
 from penstock.postgres.relation import Table
+from penstock.where.facts import (
+    DOMAINS,
+    ENUMS,
+    DatabaseFacts,
+    parse_database,
+    parse_domains,
+    parse_enums,
+)
+from penstock.where.types import TYPE_BY_OID
 
 TABLES_MAX: Final = 10_000
 _STALE_S: Final = 5.0  # how long an old entry is given without asking when asking failed
@@ -29,10 +45,13 @@ _STALE_S: Final = 5.0  # how long an old entry is given without asking when aski
 class _Entry:
     """
     What was found, and until when it is believed (time of the loop's clock).
+
+    `facts` are what conditions depend on besides; read when they are first asked for, and kept as long as the table is.
     """
 
     table: Table
     fresh_until: float
+    facts: DatabaseFacts | None = None
 
 
 class CatalogInspector:
@@ -49,6 +68,7 @@ class CatalogInspector:
         self._entries: Final[dict[int, _Entry]] = {}
         self._oids: Final[dict[tuple[str, str], int]] = {}
         self._lookups: Final[dict[tuple[str, ...], asyncio.Task[Table | None]]] = {}
+        self._database: DatabaseFacts | None = None
 
     async def find_table(self, schema: str, name: str) -> Table | None:
         """
@@ -65,6 +85,37 @@ class CatalogInspector:
         Look a table up by oid. Otherwise as `find_table`.
         """
         return await self._find(oid, (str(oid),), lambda: self._ask(TABLE_BY_OID, str(oid)))
+
+    async def find_facts(self, table: Table) -> DatabaseFacts:
+        """
+        Find what conditions on this table depend on besides its columns: the database's text, enums and domains.
+
+        Raises:
+            ConnectionLostError: the database is away.
+        """
+        entry = self._entries.get(table.id.oid)
+        if entry is not None and entry.table is table and entry.facts is not None:
+            return entry.facts
+        try:
+            facts = await self._ask_facts(table)
+        except (ServerRefusedError, DeadlineError) as cause:
+            raise ConnectionLostError(cause.message, sqlstate=cause.sqlstate) from cause
+        if entry is not None and entry.table is table:
+            entry.facts = facts
+        return facts
+
+    async def _ask_facts(self, table: Table) -> DatabaseFacts:
+        if self._database is None:
+            async with self._pool.session() as session:
+                rows = await session.query(database_facts(session.server_version), timeout_s=QUERY_S_MAX)
+            self._database = parse_database(rows[0])
+        oids = {column.type_oid for column in table.columns if column.type_oid not in TYPE_BY_OID}
+        if not oids:
+            return self._database
+        domains = parse_domains(await self._pool.query(DOMAINS, [write_oids(sorted(oids))]))
+        oids.update(domains.values())
+        enums = parse_enums(await self._pool.query(ENUMS, [write_oids(sorted(oids))]))
+        return replace(self._database, enums=enums, domains=domains)
 
     async def find_root(self, oid: int) -> int:
         """
@@ -103,7 +154,7 @@ class CatalogInspector:
 
     def forget(self, oid: int) -> None:
         """
-        Read the table anew when it is next asked for.
+        Read the table, and the facts about it, anew when they are next asked for.
         """
         entry = self._entries.pop(oid, None)
         if entry is not None and self._oids.get((entry.table.id.schema, entry.table.id.name)) == oid:

@@ -28,6 +28,7 @@ from penstock.postgres.lsn import InsertLsn
 from penstock.postgres.relation import Column, Table, TableId
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
 from penstock.shapes.definition import ShapeColumn, ShapeDefinition
+from penstock.where.facts import DATABASE
 
 Row = tuple[str | None, ...]
 
@@ -115,6 +116,14 @@ TABLE_BY_OID: Final = f"{_DESCRIPTION} AND c.oid = $1::oid"
 
 # The topmost partitioned table above a relation; its own oid when there is none or it is gone.
 ROOT_OF: Final = "SELECT COALESCE(pg_catalog.pg_partition_root($1::oid)::oid, $1::oid)::int8"
+
+
+def database_facts(server_version: int) -> str:
+    """
+    Write the query for `parse_database`: before Postgres 15 every database has its collation from libc.
+    """
+    return DATABASE if server_version >= 150000 else DATABASE.replace("d.datlocprovider::text", "'c'")
+
 
 # Two statements in this order: whatever the first sees committed is below what the second answers.
 BOUNDS: Final = "SELECT pg_catalog.pg_current_snapshot(); SELECT pg_catalog.pg_current_wal_insert_lsn()"

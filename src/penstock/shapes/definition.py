@@ -47,6 +47,63 @@ class ShapeColumn(msgspec.Struct, frozen=True, array_like=True):
     typmod: int
 
 
+class ConditionColumn(msgspec.Struct, frozen=True, array_like=True):
+    """
+    What a condition depends on of a column that it reads, besides type and modifier.
+
+    Attributes:
+        name: the column's.
+        type_name: as in `postgres.relation.Column`, and so the others.
+        dims: likewise.
+        is_enum: likewise.
+        collation: likewise.
+    """
+
+    name: str
+    type_name: str
+    dims: int
+    is_enum: bool
+    collation: str | None
+
+
+class ConditionEnum(msgspec.Struct, frozen=True, array_like=True):
+    """
+    An enum type among the columns of a condition.
+
+    Attributes:
+        oid: of the column's type: the enum's, or that of its arrays.
+        enum_oid: the enum's.
+        schema: where the enum lives.
+        name: its name.
+        labels: its labels.
+    """
+
+    oid: int
+    enum_oid: int
+    schema: str
+    name: str
+    labels: tuple[str, ...]
+
+
+class ConditionBasis(msgspec.Struct, frozen=True, array_like=True):
+    """
+    What was known of the database when a condition was understood, as far as it mattered.
+
+    Attributes:
+        columns: those the condition reads, by name.
+        encoding: of the database.
+        is_byte_ordered: whether text compares by bytes there.
+        enums: types of these columns, by oid.
+        domains: pairs of the oids of a domain among these types and of the type under it, by oid.
+    """
+
+    columns: tuple[ConditionColumn, ...]
+    encoding: str
+    is_byte_ordered: bool
+    enums: tuple[ConditionEnum, ...] = ()
+    domains: tuple[tuple[int, int], ...] = ()
+
+
 class ShapeDefinition(msgspec.Struct, frozen=True):
     """
     A subset of one table.
@@ -59,6 +116,7 @@ class ShapeDefinition(msgspec.Struct, frozen=True):
         selected: names of the columns served, sorted.
         is_explicit: whether the client listed the columns; all of them listed is another shape than none listed.
         where: the normalised clause with its parameters filled in, or None.
+        basis: under what the clause was understood; there is one when there is a clause.
         replica: how much updates and deletes carry.
         log: whether there is an initial snapshot of rows.
     """
@@ -70,6 +128,7 @@ class ShapeDefinition(msgspec.Struct, frozen=True):
     selected: tuple[str, ...]
     is_explicit: bool = False
     where: str | None = None
+    basis: ConditionBasis | None = None
     replica: Replica = Replica.DEFAULT
     log: LogMode = LogMode.FULL
 

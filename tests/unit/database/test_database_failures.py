@@ -48,10 +48,10 @@ def test_gives_each_cause_its_answer(error: SourceError, status: int, message: s
     assert (judged.retry_after_s is not None) == (status == 503)
 
 
-@pytest.mark.parametrize("sqlstate", ["42P01", "42703", "42883", "42704", "3F000"])
+@pytest.mark.parametrize("sqlstate", ["42P01", "42703", "42704", "3F000"])
 def test_what_is_undefined_ends_the_shape(sqlstate: str) -> None:
     """
-    When a table, column or function is gone the definition is out of date.
+    When a table, a column or a type is gone the definition is out of date.
     """
     assert isinstance(judge(ServerRefusedError("gone", sqlstate=sqlstate), when_late=LATE), ShapeError)
 

@@ -1,0 +1,149 @@
+"""
+The condition of a shape, as it is asked of rows in the stream.
+
+Owns the way from a stored definition to a compiled clause (no catalog is asked: the definition holds what the clause was
+understood under), and the binding of a clause to descriptions of tables, which may order their columns differently.
+
+Clauses are compiled once for all shapes with the same text, types and facts, and live as long as somebody holds their
+`Condition`. Pure, but for that memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+from penstock.postgres.relation import Column, RelationDescription
+from penstock.shapes.definition import ConditionBasis, ConditionColumn, ConditionEnum, ShapeColumn, ShapeDefinition
+from penstock.where.clause import Clause, compile_where
+from penstock.where.evaluate import Includes
+from penstock.where.facts import DatabaseFacts, EnumType
+
+DESCRIPTIONS_COUNT_MAX: Final = 1024
+"""Descriptions for which a condition stays bound, one for each partition in use; at the limit all are bound anew."""
+
+_Types: TypeAlias = tuple[tuple[str, int, int], ...]
+
+
+class Condition:
+    """
+    A compiled clause and the types of the columns it reads.
+
+    Attributes:
+        clause: the clause.
+        types: by column, type oid and modifier that it was made for.
+    """
+
+    __slots__ = ("__weakref__", "_bound", "clause", "types")
+
+    def __init__(self, clause: Clause, types: Mapping[str, tuple[int, int]]) -> None:
+        """
+        Begin bound to no description.
+        """
+        self.clause: Final = clause
+        self.types: Final = types
+        # By identity, because a description is long to compare; kept with it, so that the identity is not used again.
+        self._bound: dict[int, tuple[RelationDescription, Includes | None]] = {}
+
+    def includes(self, relation: RelationDescription) -> Includes | None:
+        """
+        Give the function that tells whether a row of this description is included.
+
+        Returns:
+            None when a column of the condition is not there as it was: nobody can tell.
+        """
+        known = self._bound.get(id(relation))
+        if known is not None:
+            return known[1]
+        if len(self._bound) >= DESCRIPTIONS_COUNT_MAX:
+            self._bound.clear()
+        includes = self._bind(relation)
+        self._bound[id(relation)] = (relation, includes)
+        return includes
+
+    def _bind(self, relation: RelationDescription) -> Includes | None:
+        found = {column.name: (column.type_oid, column.typmod) for column in relation.columns}
+        if any(found.get(name) != type_ for name, type_ in self.types.items()):
+            return None
+        return self.clause.compile_filter([column.name for column in relation.columns])
+
+
+_conditions: Final[weakref.WeakValueDictionary[tuple[str, ConditionBasis, _Types], Condition]] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def condition_of(definition: ShapeDefinition) -> Condition | None:
+    """
+    Compile the condition of a definition, or find it compiled; None when it has none.
+
+    Raises:
+        InvalidShapeError: this version does not understand a text that another one stored.
+    """
+    if definition.where is None:
+        return None
+    basis = definition.basis
+    assert basis is not None, "a definition with a clause has a basis"
+    types = {column.name: (column.type_oid, column.typmod) for column in definition.columns}
+    mine = {column.name: types[column.name] for column in basis.columns}
+    key = (definition.where, basis, tuple((name, *type_) for name, type_ in mine.items()))
+    condition = _conditions.get(key)
+    if condition is None:
+        clause = compile_where(definition.where, (), _columns(basis, mine), _facts(basis))
+        condition = _conditions[key] = Condition(clause, mine)
+    return condition
+
+
+def _columns(basis: ConditionBasis, types: Mapping[str, tuple[int, int]]) -> list[Column]:
+    return [
+        Column(
+            column.name,
+            *types[column.name],
+            column.type_name,
+            column.dims,
+            is_enum=column.is_enum,
+            collation=column.collation,
+        )
+        for column in basis.columns
+    ]
+
+
+def _facts(basis: ConditionBasis) -> DatabaseFacts:
+    return DatabaseFacts(
+        encoding=basis.encoding,
+        is_byte_ordered=basis.is_byte_ordered,
+        enums={enum.oid: EnumType(enum.enum_oid, enum.schema, enum.name, enum.labels) for enum in basis.enums},
+        domains=dict(basis.domains),
+    )
+
+
+def basis_of(clause: Clause, columns: Sequence[Column]) -> ConditionBasis:
+    """
+    Say under what a clause was understood, so far as it matters to its columns.
+    """
+    facts = clause.facts
+    read = {column.name: column for column in columns if column.name in clause.columns}
+    oids = {column.type_oid for column in read.values()}
+    oids |= {facts.domains[oid] for oid in oids if oid in facts.domains}
+    return ConditionBasis(
+        columns=tuple(
+            ConditionColumn(name, column.type_name, column.dims, column.is_enum, column.collation)
+            for name, column in sorted(read.items())
+        ),
+        encoding=facts.encoding,
+        is_byte_ordered=facts.is_byte_ordered,
+        enums=tuple(
+            ConditionEnum(oid, enum.oid, enum.schema, enum.name, enum.labels)
+            for oid, enum in sorted(facts.enums.items())
+            if oid in oids
+        ),
+        domains=tuple(sorted((oid, base) for oid, base in facts.domains.items() if oid in oids)),
+    )
+
+
+def shape_columns(columns: Sequence[Column]) -> tuple[ShapeColumn, ...]:
+    """
+    Give the columns of a table as a definition keeps them.
+    """
+    return tuple(ShapeColumn(column.name, column.type_oid, column.typmod) for column in columns)
