@@ -123,7 +123,19 @@ NUMBERS: Final = ("int2", "int4", "int8", "float4", "float8", "numeric")
 TEXTS: Final = ("text", "varchar", "bpchar", "name")
 TIMES: Final = ("date", "time", "timestamp", "timestamptz", "interval")
 SCALARS: Final = ("bool", *NUMBERS, *TEXTS, *TIMES, "uuid", "bytea", "jsonb", "mood")
-ORDERED: Final = ("bool", *NUMBERS, "text", "varchar", "bpchar", *TIMES, "uuid", "bytea", "int4[]", "numeric[]", "float8[]")
+ORDERED: Final = (
+    "bool",
+    *NUMBERS,
+    "text",
+    "varchar",
+    "bpchar",
+    *TIMES,
+    "uuid",
+    "bytea",
+    "int4[]",
+    "numeric[]",
+    "float8[]",
+)
 ARRAYS: Final = ("int4[]", "text[]", "numeric[]", "float8[]", "timestamp[]", "mood[]", "jsonb[]")
 COMPARISONS: Final = ("=", "<>", "<", ">", "<=", ">=")
 
@@ -208,6 +220,7 @@ class Generator:
         """
         Make what every type has.
         """
+
         def expr() -> str:
             return self.expr(type_, depth - 1)
 
@@ -278,7 +291,10 @@ class Generator:
         Make a LIKE with a pattern that may match.
         """
         chance = self.chance
-        pattern = "".join(chance.choice(["%", "_", "a", "b", "A", "\\_", "\\%", "é", "\n", "\\\\", " ", "ß"]) for _ in range(chance.randint(0, 5)))
+        pattern = "".join(
+            chance.choice(["%", "_", "a", "b", "A", "\\_", "\\%", "é", "\n", "\\\\", " ", "ß"])
+            for _ in range(chance.randint(0, 5))
+        )
         if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
             pattern += "a"
         operator = chance.choice(("LIKE", "NOT LIKE", "ILIKE", "NOT ILIKE", "~~", "!~~*"))
@@ -337,7 +353,9 @@ class Generator:
         if type_ == "numeric":
             options += [
                 lambda: f"({expr('numeric', below)} % {expr('numeric', below)})",
-                lambda: f"{chance.choice(('round', 'trunc'))}({expr('numeric', below)}, {chance.choice(('0', '1', '2', '-1', '20'))})",
+                lambda: (
+                    f"{chance.choice(('round', 'trunc'))}({expr('numeric', below)}, {chance.choice(('0', '1', '2', '-1', '20'))})"
+                ),
                 lambda: f"div({expr('numeric', below)}, {expr('numeric', below)})",
                 lambda: f"({expr(chance.choice(NUMBERS), below)})::numeric({chance.choice(('10,2', '5', '30,10'))})",
             ]

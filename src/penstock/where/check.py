@@ -63,7 +63,8 @@ from penstock.where.types import (
     UNKNOWN,
     Overload,
     cast_context,
-    choose,
+    choose_function,
+    choose_operator,
     common_type,
     element,
     is_array,
@@ -285,7 +286,7 @@ class Checker:
         try:
             if digits.lower().lstrip("-").startswith(("0x", "0o", "0b")):
                 value = int(digits, 0)
-            elif digits.lstrip("-").isdigit():
+            elif len(digits) <= 20 and digits.lstrip("-").isdigit():
                 value = numbers.parse_integer(digits)
             else:
                 return Const("numeric", numbers.parse_numeric(digits), at)
@@ -307,7 +308,8 @@ class Checker:
         column = self._columns.get(name)
         if column is None:
             raise reject_at(at, f"unknown reference {quote_name(name)}")
-        return ColumnRef(name, column_type(column, self.facts), _column_collation(column), at)
+        is_domain = column.type_oid in self.facts.domains
+        return ColumnRef(name, column_type(column, self.facts), _column_collation(column), is_domain, at)
 
     def _parameter(self, body: Mapping[str, Any]) -> Node:
         number = int(body.get("number", 0))
@@ -500,7 +502,7 @@ class Checker:
             raise self._unknown_operator(name, at, is_unary=len(types) == 1)
         if name in {"=", "<>", "<", ">", "<=", ">="} and "record" in types:
             raise self._no_operator(at)
-        chosen = choose(name, signatures, types, is_operator=True)
+        chosen = choose_operator(name, tuple(types))
         if chosen is None:
             raise self._no_operator(at)
         return chosen
@@ -529,7 +531,7 @@ class Checker:
         textual = [index for index, arg in enumerate(args) if element(arg.type) in TEXTUAL]
         if not textual or name not in COLLATION_USERS:
             return Collation.DEFAULT, args
-        collation = merge(*(collation_of(args[index]) for index in textual))
+        collation, _ = collation_of(*(args[index] for index in textual))
         must_pin = collation is Collation.OTHER
         if collation is Collation.DEFAULT:
             must_pin = (name in ORDERING and not self.facts.is_byte_ordered) or (
@@ -875,7 +877,7 @@ class Checker:
             return self._type_function(name, args[0], at)
         if signatures is None or not any(len(declared) == len(types) for declared, _ in signatures):
             raise self._no_function(name, len(raw), at)
-        overload = choose(name, signatures, types, is_operator=False)
+        overload = choose_function(name, tuple(types))
         if overload is None:
             shown = ", ".join(self.type_name(type_) for type_ in types)
             raise reject_at(at, f"Could not select a function overload for {name}({shown})", "Cast the arguments")
@@ -946,34 +948,28 @@ def collate(node: Node) -> Node:
     return node if isinstance(node, Collated) else Collated(node, node.type, node.at)
 
 
-def merge(*collations: Collation) -> Collation:
+def collation_of(*nodes: Node) -> tuple[Collation, bool]:
     """
-    Combine the collations of operands: a column's own wins over the database's, `COLLATE "C"` over both.
+    Give the collation that comes of operands, and whether it was written.
+
+    A written one wins, then a column's own, then the database's. Where columns with different ones meet Postgres would
+    not know; that counts as another one, so it is pinned.
     """
-    if Collation.OTHER in collations and Collation.C in collations:
-        return Collation.OTHER
-    for wanted in (Collation.OTHER, Collation.C):
-        if wanted in collations:
-            return wanted
-    return Collation.DEFAULT
+    found = [_collation(node) for node in nodes]
+    if any(is_written for _, is_written in found):
+        return Collation.C, True
+    kinds = {collation for collation, _ in found}
+    return next((kind for kind in (Collation.OTHER, Collation.C) if kind in kinds), Collation.DEFAULT), False
 
 
-def collation_of(node: Node) -> Collation:
-    """
-    Give the collation of an expression, as it comes from the columns in it.
-    """
+def _collation(node: Node) -> tuple[Collation, bool]:
     if isinstance(node, Collated):
-        return Collation.C
+        return Collation.C, True
     if isinstance(node, ColumnRef):
-        return node.collation
-    if isinstance(node, Cast) and not _is_collatable(node.arg.type):
-        return Collation.DEFAULT
-    if isinstance(node, Call) and node.type == "jsonb":
-        return Collation.DEFAULT
+        return node.collation, False
+    # What only passes through another type has lost its collation.
     below = [child for child in children(node) if _is_collatable(child.type)]
-    if any(isinstance(child, Collated) for child in below):
-        return Collation.C
-    return merge(*(collation_of(child) for child in below))
+    return collation_of(*below)
 
 
 def _is_collatable(type_: str) -> bool:

@@ -644,8 +644,15 @@ def interval_times(value: Interval, factor: float) -> Interval:
     """
     Multiply, cascading the fractions of months and days downwards as Postgres does.
     """
-    if not is_finite_interval(value) or math.isnan(factor) or math.isinf(factor):
+    if math.isnan(factor):
         raise EvaluationError("interval out of range")
+    if not is_finite_interval(value) or math.isinf(factor):
+        # Since Postgres 17; an error before.
+        sign = (span(value) > 0) - (span(value) < 0)
+        direction = sign * ((factor > 0) - (factor < 0))
+        if direction == 0:
+            raise EvaluationError("interval out of range")
+        return INTERVAL_INFINITY if direction > 0 else INTERVAL_MINUS_INFINITY
     months_float, days_float = value.months * factor, value.days * factor
     if abs(months_float) > _INT4_MAX or abs(days_float) > _INT4_MAX:
         raise EvaluationError("interval out of range")
@@ -690,7 +697,7 @@ def known_field(name: str, type_: str) -> str | None:
         "date": _DATE_FIELDS,
         "time": _TIME_FIELDS | {"epoch"},
         "timestamp": _DATE_FIELDS | _TIME_FIELDS,
-        "interval": (_TIME_FIELDS | {"epoch", "day", "month", "quarter", "year", "decade", "century", "millennium"}),
+        "interval": (_TIME_FIELDS | {"epoch", "day", "month", "year", "decade", "century", "millennium"}),
     }[type_]
     return field if field in fields else None
 
@@ -814,7 +821,7 @@ def extract_interval(field: str, value: Interval) -> Decimal | None:
     Take a field of an interval.
     """
     if not is_finite_interval(value):
-        raise EvaluationError("fields of infinite intervals differ between versions")
+        return _extract_infinite(field, is_negative=value.months < 0)
     sign, us = (-1 if value.us < 0 else 1), abs(value.us)
     months = abs(value.months)
     months_sign = -1 if value.months < 0 else 1
@@ -833,10 +840,6 @@ def extract_interval(field: str, value: Interval) -> Decimal | None:
             return Decimal(value.days)
         case "month":
             return Decimal(months_sign * (months % 12))
-        case "quarter":
-            if value.months < 0:
-                raise EvaluationError("the quarter of a negative interval differs between versions")
-            return Decimal(months % 12 // 3 + 1)
         case "year":
             return Decimal(months_sign * (months // 12))
         case "decade":

@@ -312,19 +312,23 @@ def array_length(document: Document) -> int:
     return len(document.root)
 
 
-def to_number(document: Document) -> Decimal:
+def to_number(document: Document) -> Decimal | None:
     """
-    Give the number that the document is.
+    Give the number that the document is; null is NULL since Postgres 18, and an error before.
     """
+    if document.root is None:
+        return None
     if not isinstance(document.root, Decimal):
         raise EvaluationError("the document is not a number")
     return document.root
 
 
-def to_bool(document: Document) -> bool:
+def to_bool(document: Document) -> bool | None:
     """
-    Give the boolean that the document is.
+    Give the boolean that the document is; null likewise.
     """
+    if document.root is None:
+        return None
     if not isinstance(document.root, bool):
         raise EvaluationError("the document is not a boolean")
     return document.root

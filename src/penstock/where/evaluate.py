@@ -61,6 +61,8 @@ Includes: TypeAlias = Callable[[Row], bool]
 _NESTED_MAX: Final = 8  # levels in one expression; each is a few parentheses and Python takes 200
 _LISTED_MAX: Final = 16
 _TEMPLATES_MAX: Final = 2048
+OPERATIONS_MAX: Final = 2000
+"""Expressions that one function computes. Python's compiler takes a second for as many; sets of constants count as one."""
 
 # What an evaluation may end with: our errors, and Python's for texts that are not what their type says.
 FAILURES: Final = (ArithmeticError, ValueError, LookupError, TypeError, RecursionError, MemoryError)
@@ -245,6 +247,7 @@ class Emitter:
         self._names: dict[str, object] = {}
         self._functions: list[str] = []
         self._temporaries = 0
+        self._operations = 0
         self._constant_of: dict[int, _Constant | None] = {}
         self._kept: list[Node] = []  # so that no id is reused while it serves as a key
 
@@ -294,6 +297,15 @@ class Emitter:
         self._functions.append(f"    def {name}(r):\n        return {text.code}")
         return _Text(f"{name}(r)", text.may_be_null, 1)
 
+    def _count(self, at: int) -> None:
+        self._operations += 1
+        if self._operations > OPERATIONS_MAX:
+            raise reject_at(
+                at,
+                f"expression is too large; up to {OPERATIONS_MAX} operations on columns are supported",
+                "Constants in IN (...) and = ANY ('{...}') do not count",
+            )
+
     # --- constants ---------------------------------------------------------------------------------------------------
 
     def constant_value(self, node: Node) -> _Constant | None:
@@ -321,6 +333,8 @@ class Emitter:
         try:
             if isinstance(node, Collated):
                 return _Constant(values[0])
+            if isinstance(node, ArrayOf):
+                return _Constant(_stack(*values) if node.is_nested else arrays.of_items(values))
             if isinstance(node, Cast):
                 implementation = self._cast(node)
                 return _Constant(None if values[0] is None else implementation.function(1)(values[0]))
@@ -346,9 +360,25 @@ class Emitter:
         if isinstance(node, Logic):
             decisive = not node.is_and
             return _Constant(decisive) if any(value is decisive for value in values) else None
+        if isinstance(node, Case):
+            return self._simplify_case(node)
+        if isinstance(node, Coalesce):
+            for arg in node.args:
+                constant = self.constant_value(arg)
+                if constant is None or constant.value is not None:
+                    return constant
         if isinstance(node, Call) and None in values and self._implementation(node).is_strict:
             return _Constant(None)
         return None
+
+    def _simplify_case(self, node: Case) -> _Constant | None:
+        for when, result in node.whens:
+            condition = self.constant_value(when)
+            if condition is None:
+                return None
+            if condition.value is True:
+                return self.constant_value(result)
+        return self.constant_value(node.default)
 
     # --- expressions -------------------------------------------------------------------------------------------------
 
@@ -356,6 +386,7 @@ class Emitter:
         """
         Write a node; NULL is None.
         """
+        self._count(node.at)
         constant = self.constant_value(node)
         if constant is not None:
             if constant.value is None:
@@ -682,6 +713,7 @@ class Emitter:
         """
         Write whether a condition is true; NULL is as good as false.
         """
+        self._count(node.at)
         constant = self.constant_value(node)
         if constant is not None:
             return _Text("True" if constant.value is True else "False", False, 0)

@@ -428,8 +428,8 @@ _CASTS: Final[dict[tuple[str, str], str]] = {
     ("interval", "time"): "D.interval_to_time({0})",
     ("jsonb", "bool"): "J.to_bool({0})",
     ("jsonb", "numeric"): "J.to_number({0})",
-    ("jsonb", "float4"): "N.decimal_to_single(J.to_number({0}))",
-    ("jsonb", "float8"): "N.decimal_to_double(J.to_number({0}))",
+    ("jsonb", "float4"): "(None if {0}.root is None else N.decimal_to_single(J.to_number({0})))",
+    ("jsonb", "float8"): "(None if {0}.root is None else N.decimal_to_double(J.to_number({0})))",
 }
 for _integer in INTEGERS:
     for _other in INTEGERS - {_integer}:
@@ -439,9 +439,10 @@ for _integer in INTEGERS:
     _CASTS[_integer, "numeric"] = "Decimal({0})"
     _CASTS["float4", _integer] = _CASTS["float8", _integer] = f"N.{_integer}(N.double_to_integer({{0}}))"
     _CASTS["numeric", _integer] = f"N.{_integer}(N.numeric_to_integer({{0}}))"
-    _CASTS["jsonb", _integer] = f"N.{_integer}(N.numeric_to_integer(J.to_number({{0}})))"
+    _CASTS["jsonb", _integer] = (
+        f"(None if {{0}}.root is None else N.{_integer}(N.numeric_to_integer(J.to_number({{0}}))))"
+    )
 
-_MAY_BE_NULL: Final = frozenset({("timestamp", "time")})
 # Types whose text does not depend on the session, or only on what our snapshots set.
 _TO_TEXT: Final = frozenset(
     {
@@ -478,7 +479,7 @@ def implement_cast(source: str, target: str) -> Implementation | None:
     if source == target:
         return Implementation("{0}")
     if (template := _CASTS.get((source, target))) is not None:
-        return Implementation(template, may_be_null=(source, target) in _MAY_BE_NULL)
+        return Implementation(template, may_be_null=source == "jsonb" or (source, target) == ("timestamp", "time"))
     if is_array(source) and is_array(target):
         item = implement_cast(element(source), element(target))
         if item is None:

@@ -36,7 +36,9 @@ from penstock.where.tree import (
 from penstock.where.types import element, is_array
 from penstock.where.values import formatter
 
-NORMALISED_BYTES_MAX: Final = 1_048_576
+NORMALISED_BYTES_MAX: Final = 524_288
+PARTS_MAX: Final = 100_000
+"""Nodes that are written; one that stands in the text once and is compared twice is written twice."""
 
 
 def quote_identifier(name: str) -> str:
@@ -61,7 +63,7 @@ def quote_literal(text: str) -> str:
 class _Writer:
     def __init__(self, facts: DatabaseFacts) -> None:
         self._facts = facts
-        self._budget = NORMALISED_BYTES_MAX
+        self._parts = 0
 
     def type_name(self, type_: str) -> str:
         inner = element(type_)
@@ -80,10 +82,11 @@ class _Writer:
         return f"{quote_literal(formatter(node.type)(node.value))}::{self.type_name(node.type)}"
 
     def write(self, node: Node) -> str:
+        self._parts += 1
+        if self._parts > PARTS_MAX:
+            raise reject_at(0, f"expression is too large; up to {PARTS_MAX} parts are supported")
         text = self._write(node)
-        # Every level copies what is below it, so the sum bounds the work as well.
-        self._budget -= len(text) // 16 + 1
-        if len(text) > NORMALISED_BYTES_MAX or self._budget < 0:
+        if len(text) > NORMALISED_BYTES_MAX:
             raise reject_at(0, f"expression is too large; up to {NORMALISED_BYTES_MAX} bytes are supported")
         return text
 
@@ -95,6 +98,9 @@ class _Writer:
         match node:
             case Const():
                 return self.constant(node)
+            case ColumnRef() if node.is_domain:
+                # Otherwise an array of such values would be an array of the domain, which no operator takes.
+                return f"({quote_identifier(node.name)}::{self.type_name(node.type)})"
             case ColumnRef():
                 return quote_identifier(node.name)
             case Cast():

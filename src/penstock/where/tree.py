@@ -41,12 +41,13 @@ class Const:
 @dataclass(frozen=True, slots=True)
 class ColumnRef:
     """
-    A column of the table.
+    A column of the table; its type is the base type where it has a domain.
     """
 
     name: str
     type: str
     collation: Collation = Collation.DEFAULT
+    is_domain: bool = False
     at: int = 0
 
 

@@ -8,6 +8,7 @@ conversion describes it and `parse_func.c` does it. A type is a string: `int4`, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -290,26 +291,34 @@ def _settle(name: str, candidate: _Candidate, actual: Sequence[str]) -> Overload
     return Overload(name, declared, tuple(bound.get(slot, slot) for slot in declared), bound.get(result, result))
 
 
-def choose(
-    name: str,
-    signatures_: Sequence[_Candidate],
-    actual: Sequence[str],
-    *,
-    is_operator: bool,
-) -> Overload | None:
+@functools.lru_cache(maxsize=4096)
+def choose_operator(name: str, actual: tuple[str, ...]) -> Overload | None:
     """
-    Choose the overload that Postgres would; None when there is none or it would not know either.
+    Choose the operator that Postgres would; None when there is none or it would not know either.
     """
-    fitting = [candidate for candidate in signatures_ if len(candidate[0]) == len(actual)]
-    exact = tuple(actual)
-    if is_operator and len(actual) == 2 and UNKNOWN in exact and exact != (UNKNOWN, UNKNOWN):
+    exact = actual
+    if len(actual) == 2 and UNKNOWN in actual and actual != (UNKNOWN, UNKNOWN):
         # A literal beside a known type is first taken to be of that type.
-        known = exact[0] if exact[1] == UNKNOWN else exact[1]
+        known = actual[0] if actual[1] == UNKNOWN else actual[1]
         exact = (known, known)
-    for candidate in fitting:
+    return _choose(name, OPERATORS_BY_NAME[name], actual, exact)
+
+
+@functools.lru_cache(maxsize=4096)
+def choose_function(name: str, actual: tuple[str, ...]) -> Overload | None:
+    """
+    Choose the function that Postgres would; None when there is none or it would not know either.
+    """
+    return _choose(name, FUNCTIONS_BY_NAME[name], actual, actual)
+
+
+def _choose(
+    name: str, signatures_: Sequence[_Candidate], actual: tuple[str, ...], exact: tuple[str, ...]
+) -> Overload | None:
+    for candidate in signatures_:
         if candidate[0] == exact:
             return _settle(name, candidate, actual)
-    fitting = [candidate for candidate in fitting if _fits(candidate[0], actual)]
+    fitting = [candidate for candidate in signatures_ if _fits(candidate[0], actual)]
     if not fitting:
         return None
     chosen = fitting[0] if len(fitting) == 1 else _select(fitting, actual)

@@ -113,7 +113,7 @@ def make_bench(database: ThrowawayDatabase, *, collation: str | None = None) -> 
     connection = database.connect()
     for name, value in DISPLAY_SETTINGS.items():
         connection.execute(f"SET {name} = {quote(value)}".encode())
-    connection.execute(b"CREATE SCHEMA \"odd one\"")
+    connection.execute(b'CREATE SCHEMA "odd one"')
     connection.execute("CREATE TYPE mood AS ENUM ('open', 'closed', 'it''s', 'Ünder way')".encode())
     connection.execute(b"CREATE DOMAIN positive AS int4 CHECK (value > 0)")
     if collation is not None:
@@ -162,9 +162,7 @@ def collated(postgres_server: ThrowawayPostgres) -> Iterator[Bench]:
     except psycopg.Error as error:
         pytest.skip(f"the server has no ICU: {error}")
     database = ThrowawayDatabase(postgres_server, name)
-    bench = make_bench(
-        database, collation="provider = icu, locale = 'und-u-ks-level2', deterministic = false"
-    )
+    bench = make_bench(database, collation="provider = icu, locale = 'und-u-ks-level2', deterministic = false")
     yield bench
     bench.connection.close()
     database.drop()
@@ -224,7 +222,9 @@ def run(bench: Bench, seed: int) -> tuple[int, int]:
         assert not theirs.startswith("refused"), (text, params, clause.normalised, theirs)
         assert compare(ours, theirs), f"\n{text}\n{params}\n{clause.normalised}\nours     {ours}\npostgres {theirs}"
         if not written.startswith("refused") and not is_pinned(clause, text):
-            assert compare(ours, written), f"\n{text}\n{params}\n{clause.normalised}\nours     {ours}\noriginal {written}"
+            assert compare(ours, written), (
+                f"\n{text}\n{params}\n{clause.normalised}\nours     {ours}\noriginal {written}"
+            )
         again = compile_where(clause.normalised, (), bench.table.columns, bench.facts)
         assert again.normalised == clause.normalised, (text, params)
         check_plan(bench, clause, ours)
@@ -304,4 +304,3 @@ def test_conditions_agree_with_the_newest_postgres(newest: Bench) -> None:
     A newer server gives the same answers.
     """
     explore(newest, SLICE_S if settings().max_examples <= 100 else None)
-
