@@ -60,6 +60,7 @@ _RECENT_S: Final = 60.0  # a table that was asked for so lately is not superfluo
 # deadlock_detected, internal_error ("tuple concurrently updated").
 _RACES: Final = frozenset({"42710", "42704", "40P01", "XX000"})
 _LOCK_NOT_AVAILABLE: Final = "55P03"
+_INVALID_PARAMETER_VALUE: Final = "22023"
 
 _NAME: Final = "Penstock"
 _MANUAL_SETTING: Final = "PENSTOCK_MANUAL_TABLE_PUBLISHING"
@@ -117,7 +118,8 @@ class PublicationTables:
         Calls for the same table share one piece of work, which goes on when their time is up.
 
         Raises:
-            RequestError: 503 with the text for what is missing, or after `wait_s_max`.
+            RequestError: 400 for a table that no publication takes; 503 with the text for what is missing, or after
+                `wait_s_max`.
         """
         oid = table.id.oid
         self._asked_at[oid] = asyncio.get_running_loop().time()
@@ -320,6 +322,8 @@ class PublicationTables:
             try:
                 await self._pool.script(sql, timeout_s=remaining_s)
             except ServerRefusedError as error:
+                if error.sqlstate == _INVALID_PARAMETER_VALUE:
+                    raise _unpublishable(table) from error
                 if error.sqlstate != _LOCK_NOT_AVAILABLE and error.sqlstate not in _RACES:
                     raise
                 await asyncio.sleep(_LOCK_PAUSE_S)
@@ -373,3 +377,14 @@ def _gone(table: TableId) -> RequestError:
     Make the answer for a table that is not what it was.
     """
     return refuse(503, f'Database table "{table.schema}.{table.name}" has been dropped or renamed')
+
+
+def _unpublishable(table: TableId) -> RequestError:
+    """
+    Make the answer for a table of which Postgres tells no changes.
+    """
+    text = (
+        f'Table "{table.schema}"."{table.name}" cannot be followed: Postgres publishes no system, temporary or unlogged'
+        " tables."
+    )
+    return RequestError(400, "Invalid request", errors={"table": [text]})
