@@ -53,7 +53,7 @@ def settings(**fields: Any) -> Settings:
 
 async def test_what_the_primary_keeps_is_attributed_on_a_real_server(database: Any) -> None:
     """
-    A slot that nobody reads and an old transaction are seen from a connection of our own, and nobody is given up.
+    Log that we have not received is seen from a connection of our own, is named as such, and costs no shape.
     """
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", SLOT)
     database.execute("CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 3000)")
