@@ -182,16 +182,13 @@ def explain(ctx: click.Context, url: str) -> None:
 
 @cli.command()
 @click.argument("database_url", envvar="DATABASE_URL")
-@click.option("--slot", metavar="NAME", envvar="PENSTOCK_SLOT_NAME", default="penstock_slot_default", show_default=True)
+@click.option("--stream", metavar="ID", envvar="PENSTOCK_REPLICATION_STREAM_ID", default="default", show_default=True)
+@click.option("--slot", metavar="NAME", envvar="PENSTOCK_SLOT_NAME", help="If not penstock_slot_STREAM.")
 @click.option(
-    "--publication",
-    metavar="NAME",
-    envvar="PENSTOCK_PUBLICATION_NAME",
-    default="penstock_publication_default",
-    show_default=True,
+    "--publication", metavar="NAME", envvar="PENSTOCK_PUBLICATION_NAME", help="If not penstock_publication_STREAM."
 )
 @click.pass_context
-def doctor(ctx: click.Context, database_url: str, slot: str, publication: str) -> None:
+def doctor(ctx: click.Context, database_url: str, stream: str, slot: str | None, publication: str | None) -> None:
     """
     Say whether a database is fit to be followed, and which statements mend it.
 
@@ -199,7 +196,9 @@ def doctor(ctx: click.Context, database_url: str, slot: str, publication: str) -
     """
     from penstock.cli.doctor import run_doctor  # noqa: PLC0415
 
-    ctx.exit(run_doctor(database_url, slot_name=slot, publication_name=publication))
+    slot_name = slot or f"penstock_slot_{stream}"
+    publication_name = publication or f"penstock_publication_{stream}"
+    ctx.exit(run_doctor(database_url, slot_name=slot_name, publication_name=publication_name))
 
 
 @cli.command(hidden=True)

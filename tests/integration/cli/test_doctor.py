@@ -5,9 +5,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from penstock.cli.doctor import read_facts, run_doctor
+from penstock.cli.main import cli
 from penstock.errors import ConnectionLostError
 from penstock.liveness.checkup import Level, examine
 
@@ -94,3 +96,13 @@ def test_nobody_at_home_is_one_sentence(database: Any) -> None:
             if "?" not in database.url
             else database.url.replace("?", "_that_is_not_there?")
         )
+
+
+def test_the_command_names_slot_and_publication_by_their_stream(database: Any) -> None:
+    """
+    `penstock doctor` looks at the names that `penstock serve` with the same stream uses.
+    """
+    answer = CliRunner().invoke(cli, ["doctor", database.url, "--stream", "shop"])
+    assert answer.exit_code == 0, answer.output
+    assert "penstock_slot_shop" in answer.output
+    assert "penstock_publication_shop" in answer.output
