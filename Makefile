@@ -50,7 +50,7 @@ sim: $(STAMPS)/dev ## simulated histories: many, or one with SEED=n
 	PENSTOCK_SEED=$(SEED) $(PYTEST) tests/simulation -q --hypothesis-profile=long
 
 soak: $(STAMPS)/dev ## hundreds of kills under load on real Postgres
-	PENSTOCK_KILLS=$${PENSTOCK_KILLS:-500} $(PYTEST) tests/integration/test_kill.py -q --timeout=7200
+	PENSTOCK_KILLS=$${PENSTOCK_KILLS:-500} $(PYTEST) tests/integration/service/test_service_kill.py -q --timeout=7200
 
 bench: $(STAMPS)/dev ## the benchmarks: ratios measured in one run, as a table
 	$(BIN)/python -m benchmarks
