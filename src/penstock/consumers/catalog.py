@@ -36,6 +36,7 @@ from penstock.consumers.abc import (
     ShapeLogStore,
     Sheds,
 )
+from penstock.consumers.consumer import ConsumerState
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry, ShapeEntry, ShapeGoneError
 from penstock.consumers.resolve import resolve_shape, resolve_table_name, unknown_table
@@ -286,6 +287,8 @@ class ShapeCatalog:
             await creation.started.wait()
             _raise_error(creation)
         log = await self._registry.open_log(entry)
+        # Before the log is read: what it takes meanwhile is not in what was read.
+        seen, is_behind = self._seen_by(entry)
         if request.offset is None:
             log_range = LogRange(log.last, log.last)
         else:
@@ -302,9 +305,19 @@ class ShapeCatalog:
             handle=entry.handle,
             schema=resolved.schema,
             range=log_range,
-            last_seen_lsn=self._accounts.last_seen_lsn,
-            is_replaying=self._is_replaying(),
+            last_seen_lsn=seen,
+            is_replaying=is_behind or self._is_replaying(),
         )
+
+    def _seen_by(self, entry: ShapeEntry) -> tuple[int, bool]:
+        """
+        Tell up to where the shape has all that concerns it, and whether the stream has got further than that.
+        """
+        consumer = entry.consumer
+        if consumer is None or consumer.state is ConsumerState.LIVE:
+            return self._accounts.last_seen_lsn, False
+        done = consumer.done.value
+        return max(done, self._accounts.boundary.value) if entry.is_live else done, True
 
     def _judge(self, entry: ShapeEntry, error: PenstockError) -> None:
         """
@@ -326,6 +339,7 @@ class ShapeCatalog:
                 return Rotated(self._replacement(key))
             try:
                 log = await self._registry.open_log(entry)
+                seen, _ = self._seen_by(entry)
                 log_range = await log.read(after)
             except ShapeGoneError:
                 await self._registry.wait_gone(entry)
@@ -335,7 +349,7 @@ class ShapeCatalog:
                 if entry.condemned is None:
                     raise
                 continue
-            return Advanced(log_range, self._accounts.last_seen_lsn)
+            return Advanced(log_range, seen)
 
     def _replacement(self, key: bytes | None) -> str | None:
         entry = None if key is None else self._current.get(key)

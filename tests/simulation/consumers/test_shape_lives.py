@@ -5,6 +5,7 @@ Single stories of shapes: how they are made, served, waited for, and how they en
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -107,6 +108,60 @@ def test_now_reads_nothing_and_stands_at_the_end() -> None:
         world.database.commit([("insert", None, row(1))])
         reply = await open_shape(engine, offset=None)
         assert (reply.range.chunk_end, reply.range.pieces) == (SNAPSHOT_END, ())
+
+    tell(story)
+
+
+def test_a_shape_that_is_behind_does_not_claim_to_have_seen_what_it_missed() -> None:
+    """
+    Up to date it is as far as it has got, and a place beyond is not the client's fault.
+    """
+
+    async def story(world: World, engine: Engine) -> None:
+        await open_shape(engine)
+        await engine.quiesce()
+        consumer = only(engine).consumer
+        assert consumer is not None
+        consumer.fall_behind()
+        missed = world.database.commit([("insert", None, row(1))])
+        engine.collector.handle(missed.fragments(), 0.0)
+        reply = await open_shape(engine, offset=SNAPSHOT_END)
+        assert not reply.range.pieces
+        assert reply.last_seen_lsn < missed.commit_lsn.value
+        assert reply.is_replaying
+
+    tell(story)
+
+
+def test_what_comes_while_files_are_read_is_not_claimed_to_be_seen() -> None:
+    """
+    A commit that the answer does not hold is not at or below the position that the answer names.
+    """
+
+    async def story(world: World, engine: Engine) -> None:
+        await open_shape(engine)
+        first, second = (world.database.commit([("insert", None, row(number))]) for number in (1, 2))
+        await engine.quiesce()
+        loop, read = asyncio.get_running_loop(), world.disk.read
+        late = world.database.commit([("insert", None, row(3))])
+
+        def read_slowly(path: str, start_byte: int, bytes_count: int) -> bytes:
+            world.disk.read = read  # type: ignore[method-assign]
+            is_delivered = threading.Event()
+
+            def deliver() -> None:
+                engine.deliver()
+                is_delivered.set()
+
+            loop.call_soon_threadsafe(deliver)
+            assert is_delivered.wait(20)
+            return read(path, start_byte, bytes_count)
+
+        world.disk.read = read_slowly  # type: ignore[method-assign]
+        reply = await open_shape(engine, offset=LogOffset(first.commit_lsn.value, 0))
+        assert world.disk.read == read
+        assert reply.range.last.tx == second.commit_lsn.value
+        assert reply.last_seen_lsn < late.commit_lsn.value
 
     tell(story)
 
