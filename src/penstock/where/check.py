@@ -317,8 +317,8 @@ class Checker:
         if not 1 <= number <= len(self._params):
             raise reject_at(at, f"parameter ${number} was not provided")
         text = self._params[number - 1]
-        if "\0" in text:
-            raise reject_at(at, "invalid syntax for type text: the character 0 is not valid")
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise reject_at(at, "invalid syntax for type text: character 0 and halves of surrogate pairs are not valid")
         return _Param(UNKNOWN, text, at, number)
 
     # --- casts -------------------------------------------------------------------------------------------------------
@@ -513,6 +513,8 @@ class Checker:
         return self._call(overload, args, at, is_operator=True)
 
     def _call(self, overload: Overload, args: Sequence[Node], at: int, *, is_operator: bool) -> Call:
+        if is_operator and not all(is_known(type_) for type_ in overload.args):
+            raise self._no_operator(at)
         coerced = [self.coerce(arg, type_) for arg, type_ in zip(args, overload.args, strict=True)]
         collation, coerced = self._settle_collation(overload.name, coerced)
         implementation = implement(overload, is_operator=is_operator, collation=collation, case=self.facts.case)
@@ -1003,7 +1005,7 @@ def _literal_hint(type_: str) -> str:
         "timestamptz": "A timestamptz is written with its offset: 2024-01-31 10:30:00+00, or epoch, infinity, -infinity",
         "interval": "Intervals are written as P1DT2H or 1 day 2 hours, with fractions of seconds only",
         "bytea": "A bytea is written in hex form: \\x00ff",
-        "jsonb": "jsonb is written as JSON",
+        "jsonb": "Documents are written as JSON",
     }
     if is_array(type_):
         return "Arrays are written as {1,2,NULL}"

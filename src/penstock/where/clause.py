@@ -81,7 +81,8 @@ def compile_where(
         InvalidShapeError: it is refused; the message begins with the place and the reason.
     """
     try:
-        tree = Checker(text, params, columns, facts).condition(parse(text))
+        expression = parse(text)
+        tree = Checker(text, params, columns, facts).condition(expression)
         normalised = normalise(tree, facts)
         template, truth = emit(tree, facts.case)
     except RecursionError:

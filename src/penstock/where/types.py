@@ -245,7 +245,7 @@ def _select(candidates: list[_Candidate], actual: Sequence[str]) -> _Candidate |
         return narrowed[0]
     if known and len({actual[index] for index in known}) == 1:
         guess = actual[known[0]]
-        fitting = [c for c in narrowed if all(can_coerce(guess, slot) for slot in c[0])]
+        fitting = [c for c in narrowed if _fits(c[0], (guess,) * len(actual))]
         if len(fitting) == 1:
             return fitting[0]
     return None
