@@ -32,6 +32,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
 from penstock.collector.abc import CatalogFacts, ConsumerDelivery, RoutedChange, RoutedPart
+from penstock.collector.filter.conditions import Match
 from penstock.collector.filter.index import FilterIndex
 from penstock.collector.flush_tracker import FlushTracker
 from penstock.collector.routed_xids import RoutedXids
@@ -255,14 +256,25 @@ class ShapeLogCollector:
         concerned: Sequence[int] = ()
         # A shape is on one table, so nobody is named twice.
         for table in by_table:
-            on_table = index.affected(table)
+            on_table = index.whole(table)
             concerned = on_table if not concerned else (*concerned, *on_table)
+        matches: Sequence[Match] = ()
+        if index.conditional:
+            matches = index.match(by_table)
+            concerned = [*concerned, *(incarnation for some, _ in matches for incarnation in some)]
         if self.tracker is not None:
             self.tracker.handle_txn_fragment(commit, concerned, end, now)
         collected = self._collected
         for table, routed in by_table.items():
             part = RoutedPart(commit, fragment.xid, routed, end)
-            for incarnation in index.affected(table):
+            for incarnation in index.whole(table):
+                if incarnation in collected:
+                    collected[incarnation].append(part)
+                else:
+                    collected[incarnation] = [part]
+        for some, changes in matches:
+            part = RoutedPart(commit, fragment.xid, changes, end)
+            for incarnation in some:
                 if incarnation in collected:
                     collected[incarnation].append(part)
                 else:
@@ -312,7 +324,12 @@ class ShapeLogCollector:
 
         # Register: those concerned by this fragment and, with its last, those concerned by any.
         found: dict[int, None] = {}
-        for table in (*by_table, *spoiled):
+        for table in by_table:
+            found.update(dict.fromkeys(index.whole(table)))
+        matches = index.match(by_table)
+        for some, _ in matches:
+            found.update(dict.fromkeys(some))
+        for table in spoiled:
             found.update(dict.fromkeys(index.affected(table)))
         if excluded:
             found = {incarnation: None for incarnation in found if incarnation not in excluded}
@@ -329,9 +346,10 @@ class ShapeLogCollector:
         # Deliver.
         collected = self._collected
         rest: dict[int, None] = {} if end is None else dict(concerned)
-        for table, routed in by_table.items():
-            part = RoutedPart(fragment.commit_lsn, fragment.xid, routed, end)
-            for incarnation in index.affected(table):
+        whole = [(index.whole(table), routed) for table, routed in by_table.items()]
+        for some, changes in (*whole, *matches):
+            part = RoutedPart(fragment.commit_lsn, fragment.xid, changes, end)
+            for incarnation in some:
                 if incarnation not in excluded:
                     collected.setdefault(incarnation, []).append(part)
                     rest.pop(incarnation, None)

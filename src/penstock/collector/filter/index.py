@@ -1,36 +1,41 @@
 """
-The filter index: from a changed table to the shapes that may be concerned.
+The filter index: from the changes of a table to the shapes that they may concern.
 
-Owns nothing but the mapping. The answer is a superset of the shapes that the change concerns, never a subset: whoever
+Owns nothing but the mapping. The answer is a superset of the shapes that a change concerns, never a subset: whoever
 gets a change too many drops it, whoever misses one is wrong for ever.
 
-Where conditions come in. `affected(table)` answers for all changes of a table alike, which is exact for shapes without
-a `where` and a superset for those with one. Conditions refine it per table, in `_TableShapes`: shapes with an indexable
-condition leave `whole` for an index by column and value, asked once per change with its old and new row; those with any
-other condition leave it for a list of residual conditions, evaluated once per distinct condition. Both answer per
-change, so they get a method of their own beside `affected`; what is in `whole` goes on being shared by reference.
+Shapes without a condition are concerned by every change of their table, and `whole` names them all at once. Those with
+one are looked up change by change (`match`), by its old and its new row, in `conditions`.
 
-Pure. Adding and removing are O(1); the sequence for a table is built when it is next asked for.
+Pure. Adding and removing take a time that does not depend on the number of shapes; sequences for callers are built when
+they are next asked for, and never changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from penstock.collector.abc import RoutedChange
+from penstock.collector.filter.conditions import ConditionIndex, Group, Match
+from penstock.shapes.condition import condition_of
 from penstock.shapes.definition import ShapeDefinition
+
+_NOBODY: tuple[int, ...] = ()
 
 
 class _TableShapes:
     """
-    The shapes of one table.
+    The shapes of one table: those without a condition, those with one, and both.
     """
 
-    __slots__ = ("sequence", "whole")
+    __slots__ = ("all", "all_sequence", "whole", "whole_sequence")
 
     def __init__(self) -> None:
-        # A dict keeps the order of adding and removes in O(1).
+        # Dicts keep the order of adding and remove in O(1).
+        self.all: dict[int, Group | None] = {}
         self.whole: dict[int, None] = {}
-        self.sequence: tuple[int, ...] | None = None
+        self.all_sequence: tuple[int, ...] | None = None
+        self.whole_sequence: tuple[int, ...] | None = None
 
 
 class FilterIndex:
@@ -38,11 +43,13 @@ class FilterIndex:
     Shapes by what concerns them.
     """
 
-    __slots__ = ("_table_of", "_tables")
+    __slots__ = ("_table_of", "_tables", "conditional")
 
     def __init__(self) -> None:
         self._tables: dict[int, _TableShapes] = {}
         self._table_of: dict[int, int] = {}
+        self.conditional: dict[int, ConditionIndex] = {}
+        """By table, the shapes with a condition: only where there are any."""
 
     def __len__(self) -> int:
         return len(self._table_of)
@@ -55,13 +62,22 @@ class FilterIndex:
         Route to an incarnation from now on.
         """
         assert incarnation not in self._table_of, incarnation
+        condition = condition_of(definition)
         oid = definition.table.oid
         self._table_of[incarnation] = oid
         shapes = self._tables.get(oid)
         if shapes is None:
             shapes = self._tables[oid] = _TableShapes()
-        shapes.whole[incarnation] = None
-        shapes.sequence = None
+        shapes.all_sequence = None
+        if condition is None:
+            shapes.all[incarnation] = None
+            shapes.whole[incarnation] = None
+            shapes.whole_sequence = None
+            return
+        conditional = self.conditional.get(oid)
+        if conditional is None:
+            conditional = self.conditional[oid] = ConditionIndex()
+        shapes.all[incarnation] = conditional.add(incarnation, condition)
 
     def remove(self, incarnation: int) -> bool:
         """
@@ -71,9 +87,17 @@ class FilterIndex:
         if oid is None:
             return False
         shapes = self._tables[oid]
-        del shapes.whole[incarnation]
-        shapes.sequence = None
-        if not shapes.whole:
+        group = shapes.all.pop(incarnation)
+        shapes.all_sequence = None
+        if group is None:
+            del shapes.whole[incarnation]
+            shapes.whole_sequence = None
+        else:
+            conditional = self.conditional[oid]
+            conditional.remove(incarnation, group)
+            if not len(conditional):
+                del self.conditional[oid]
+        if not shapes.all:
             del self._tables[oid]
         return True
 
@@ -91,11 +115,35 @@ class FilterIndex:
 
     def affected(self, table_oid: int) -> Sequence[int]:
         """
-        Give the incarnations that any change of this table may concern; a sequence that does not change under the caller.
+        Give all incarnations on this table, for what concerns them whatever its rows are.
         """
         shapes = self._tables.get(table_oid)
         if shapes is None:
-            return ()
-        if shapes.sequence is None:
-            shapes.sequence = tuple(shapes.whole)
-        return shapes.sequence
+            return _NOBODY
+        if shapes.all_sequence is None:
+            shapes.all_sequence = tuple(shapes.all)
+        return shapes.all_sequence
+
+    def whole(self, table_oid: int) -> Sequence[int]:
+        """
+        Give the incarnations without a condition on this table: any change of it concerns them.
+        """
+        shapes = self._tables.get(table_oid)
+        if shapes is None:
+            return _NOBODY
+        if shapes.whole_sequence is None:
+            shapes.whole_sequence = tuple(shapes.whole)
+        return shapes.whole_sequence
+
+    def match(self, by_table: Mapping[int, Sequence[RoutedChange]]) -> list[Match]:
+        """
+        Find the incarnations with a condition that changes may concern, each with the changes for it.
+
+        Nobody is named twice; the changes are in their order.
+        """
+        found: list[Match] = []
+        for table_oid, changes in by_table.items():
+            conditional = self.conditional.get(table_oid)
+            if conditional is not None:
+                found += conditional.match(changes)
+        return found

@@ -1,0 +1,194 @@
+"""The filter index compared with the evaluation of every condition on every row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.collector.abc import RoutedChange
+from penstock.collector.filter.index import FilterIndex
+from penstock.postgres.relation import Column, RelationDescription, StreamColumn, TableId
+from penstock.replication.messages import Operation, Row
+from penstock.shapes.condition import basis_of, condition_of, shape_columns
+from penstock.shapes.definition import ShapeDefinition
+from penstock.where.clause import compile_where
+
+COLUMNS = (
+    Column("id", 20, -1, "int8", is_not_null=True, pk_index=0),
+    Column("t", 25, -1, "text"),
+    Column("n", 1700, -1, "numeric"),
+    Column("f", 701, -1, "float8"),
+    Column("ai", 1007, -1, "int4", dims=1),
+    Column("ts", 1114, -1, "timestamp"),
+)
+TABLE = TableId(10, "public", "t")
+RELATION = RelationDescription(
+    TABLE, "f", tuple(StreamColumn(column.name, column.type_oid, column.typmod, is_key=True) for column in COLUMNS)
+)
+TURNED = RELATION._replace(columns=tuple(reversed(RELATION.columns)))
+
+VALUES: tuple[tuple[bytes | None, ...], ...] = (
+    (b"1", b"2", b"3", b"-1"),
+    (b"a", b"b", b"", b"1", None),
+    (b"1", b"1.0", b"1.00", b"-0", b"0", b"NaN", b"2", None),
+    (b"1", b"0", b"-0", b"1e+300", b"Infinity", b"NaN", None),
+    (b"{}", b"{1}", b"{1,2}", b"{2,NULL}", b"{{1,2},{3,1}}", b"{NULL}", None),
+    (b"2024-01-01 00:00:00", b"infinity", b"0044-03-15 00:00:00 BC", b"not a time", None),
+)
+ROWS = st.tuples(*(st.sampled_from(values) for values in VALUES))
+
+ATOMS = st.sampled_from(
+    [
+        "id = 1", "2 = id", "id IN (1, 3)", "id = ANY ('{2,3,NULL}')", "id = NULL", "id <> 1", "id > 1",
+        "t = 'a'", "t IN ('', 'b', NULL)", "t = 'nobody'", "t LIKE 'a%'", "t IS NULL", "t = t",
+        "n = 1", "n = 0.00", "n = 'NaN'", "n IN (1.0, 2)", "n < 1",
+        "f = 1", "f = 0", "f = 'Infinity'", "f = 'NaN'", "id = 1.0",
+        "ai @> '{1}'", "ai @> '{1,2}'", "ai @> '{}'", "ai @> '{NULL}'", "'{2}' <@ ai", "1 = ANY (ai)", "ai = '{1}'",
+        "ai[1] = 1", "ts = '2024-01-01 00:00:00'", "ts = 'infinity'", "ts > '2000-01-01 00:00:00'", "true", "false",
+        "10 / id = 5", "id::text = '1'", "NOT (id = 1)", "id BETWEEN 1 AND 2", "t = 'a' IS TRUE",
+    ]
+)  # fmt: skip
+CLAUSES = st.recursive(
+    ATOMS,
+    lambda inner: st.builds(
+        lambda word, parts: "(" + f" {word} ".join(parts) + ")",
+        st.sampled_from(["AND", "OR"]),
+        st.lists(inner, min_size=2, max_size=3),
+    ),
+    max_leaves=5,
+)
+
+
+@cache
+def shape(where: str | None) -> ShapeDefinition:
+    clause = None if where is None else compile_where(where, (), COLUMNS)
+    return ShapeDefinition(
+        TABLE,
+        shape_columns(COLUMNS),
+        ("id",),
+        has_primary_key=True,
+        selected=("id",),
+        where=None if clause is None else clause.normalised,
+        basis=None if clause is None else basis_of(clause, COLUMNS),
+    )
+
+
+def included(where: str | None, rows: Sequence[Row | None]) -> bool:
+    condition = condition_of(shape(where))
+    if condition is None:
+        return True
+    includes = condition.includes(RELATION)
+    assert includes is not None
+    return any(includes(row) for row in rows if row is not None)
+
+
+def changes_of(pairs: Sequence[tuple[Row | None, Row | None]], *, is_turned: Sequence[bool]) -> list[RoutedChange]:
+    changes = []
+    for place, (old, new) in enumerate(pairs):
+        operation = Operation.INSERT if old is None else Operation.DELETE if new is None else Operation.UPDATE
+        if is_turned[place]:
+            old, new = (None if row is None else tuple(reversed(row)) for row in (old, new))
+        changes.append(RoutedChange(operation, TURNED if is_turned[place] else RELATION, 10, 2 * place, old, new))
+    return changes
+
+
+def routed(index: FilterIndex, changes: list[RoutedChange]) -> dict[int, list[int]]:
+    """Positions by incarnation, as the collector delivers them."""
+    every = [change.op_position for change in changes]
+    found = dict.fromkeys(index.whole(10), every)
+    for incarnations, chosen in index.match({10: changes}):
+        for incarnation in incarnations:
+            assert incarnation not in found, "nobody is named twice"
+            found[incarnation] = [change.op_position for change in chosen]
+            assert found[incarnation] == sorted(set(found[incarnation]))
+    return found
+
+
+PAIRS = st.tuples(st.none() | ROWS, ROWS) | st.tuples(ROWS, st.none())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.none() | CLAUSES, min_size=1, max_size=8),
+    st.lists(st.tuples(PAIRS, st.booleans()), min_size=1, max_size=6),
+)
+def test_the_index_never_misses_what_evaluation_accepts(
+    clauses: list[str | None], drawn: list[tuple[tuple[Row | None, Row | None], bool]]
+) -> None:
+    """
+    Whatever a condition includes, of the old or of the new row, in whichever order of columns, is found.
+    """
+    index = FilterIndex()
+    for incarnation, where in enumerate(clauses):
+        index.add(incarnation, shape(where))
+    pairs = [pair for pair, _ in drawn]
+    found = routed(index, changes_of(pairs, is_turned=[turned for _, turned in drawn]))
+    for incarnation, where in enumerate(clauses):
+        wanted = {2 * place for place, pair in enumerate(pairs) if included(where, pair)}
+        assert wanted <= set(found.get(incarnation, ())), where
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(CLAUSES | st.none(), st.booleans()), min_size=1, max_size=10), st.randoms(), PAIRS)
+def test_what_was_removed_leaves_nothing_behind(
+    steps: list[tuple[str | None, bool]], order: object, pair: tuple[Row | None, Row | None]
+) -> None:
+    """
+    After shapes come and go the index answers like one in which the others never were; empty, it holds nothing.
+    """
+    index, fresh = FilterIndex(), FilterIndex()
+    for incarnation, (where, _) in enumerate(steps):
+        index.add(incarnation, shape(where))
+        # Rows are asked about in between, so that something is remembered.
+        routed(index, changes_of([pair], is_turned=[False]))
+    leaving = [incarnation for incarnation, (_, stays) in enumerate(steps) if not stays]
+    order.shuffle(leaving)  # type: ignore[attr-defined]  # a Random
+    for incarnation in leaving:
+        assert index.remove(incarnation)
+    for incarnation, (where, stays) in enumerate(steps):
+        if stays:
+            fresh.add(incarnation, shape(where))
+    changes = changes_of([pair], is_turned=[False])
+    assert routed(index, changes) == routed(fresh, changes)
+    assert index.affected(10) == fresh.affected(10)
+    for incarnation in index.affected(10):
+        index.remove(incarnation)
+    assert (len(index), index.tables(), index.conditional) == (0, (), {})
+
+
+@given(st.lists(CLAUSES, min_size=1, max_size=6), ROWS)
+@settings(max_examples=50, deadline=None)
+def test_what_nobody_can_tell_concerns_everybody(clauses: list[str], row: Row) -> None:
+    """
+    An update without its old row concerns every shape; a row of a table whose columns changed every shape that reads any.
+    """
+    index = FilterIndex()
+    for incarnation, where in enumerate(clauses):
+        index.add(incarnation, shape(where))
+    lost = RoutedChange(Operation.UPDATE, RELATION, 10, 0, None, row, is_old_missing=True)
+    assert set(routed(index, [lost])) == set(range(len(clauses)))
+    retyped = RELATION._replace(columns=tuple(column._replace(type_oid=17) for column in RELATION.columns))
+    found = routed(index, [RoutedChange(Operation.INSERT, retyped, 10, 0, None, row)])
+    for incarnation, where in enumerate(clauses):
+        condition = condition_of(shape(where))
+        assert condition is not None
+        if condition.clause.columns and included_by_any_row(where):
+            assert incarnation in found, where
+
+
+@cache
+def included_by_any_row(where: str) -> bool:
+    """Whether a simple row is included; conditions that no row can satisfy are not routed at all."""
+    simple = [
+        (b"%d" % number, text, n, f, array, ts)
+        for number in (1, 2, 3)
+        for text in (b"a", b"b", b"", None)
+        for n in (b"1", b"0")
+        for f in (b"1", b"0")
+        for array in (b"{1,2}", b"{1}")
+        for ts in (b"2024-01-01 00:00:00",)
+    ]
+    return included(where, simple)
