@@ -445,6 +445,10 @@ class Checker:
                 "Texts from rows are cast to numbers, bool, uuid and jsonb; what depends on the session's time zone or "
                 "date style is not offered",
             )
+        if isinstance(node, ArrayOf) and is_array(type_):
+            # As the grammar has it for a cast right behind ARRAY[...]: the elements are cast.
+            inner = type_ if node.is_nested else element(type_)
+            return ArrayOf(tuple(self._cast_to(item, inner, (), at) for item in node.items), node.is_nested, type_, at)
         made = Cast(node, type_, is_explicit=True, typmod=typmod, at=at)
         self._try_constant(node, type_, at)
         return made

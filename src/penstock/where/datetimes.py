@@ -247,7 +247,8 @@ def make_interval(months: int, days: int, us: int) -> Interval:
     """
     Make an interval whose parts fit.
     """
-    if abs(months) > _INT4_MAX or abs(days) > _INT4_MAX or abs(us) > _INT8_MAX:
+    fits = -_INT4_MAX - 1 <= months <= _INT4_MAX and -_INT4_MAX - 1 <= days <= _INT4_MAX
+    if not fits or not -_INT8_MAX - 1 <= us <= _INT8_MAX:
         raise EvaluationError("interval out of range")
     return Interval(months, days, us)
 
@@ -654,7 +655,7 @@ def interval_times(value: Interval, factor: float) -> Interval:
             raise EvaluationError("interval out of range")
         return INTERVAL_INFINITY if direction > 0 else INTERVAL_MINUS_INFINITY
     months_float, days_float = value.months * factor, value.days * factor
-    if abs(months_float) > _INT4_MAX or abs(days_float) > _INT4_MAX:
+    if not (-(2.0**31) <= months_float < 2.0**31 and -(2.0**31) <= days_float < 2.0**31):
         raise EvaluationError("interval out of range")
     months, days = int(months_float), int(days_float)
     remainder_days = _near_us((months_float - months) * 30)
@@ -664,7 +665,7 @@ def interval_times(value: Interval, factor: float) -> Interval:
         seconds -= int(seconds / 86_400) * 86_400
     days += int(remainder_days)
     us_float = float(value.us) * factor + seconds * 1_000_000.0
-    if math.isnan(us_float) or abs(us_float) >= 2**63:
+    if not -(2.0**63) <= us_float < 2.0**63:
         raise EvaluationError("interval out of range")
     return make_interval(months, days, round(us_float))
 

@@ -33,7 +33,7 @@ ZERO: Final = Decimal(0)
 NAN: Final = Decimal("NaN")
 _INTEGER: Final = re.compile(r"[ \t\n\r\f\v]*([+-]?[0-9]+)[ \t\n\r\f\v]*", re.ASCII)
 _DECIMAL: Final = re.compile(r"[ \t\n\r\f\v]*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[ \t\n\r\f\v]*")
-_NAMED: Final = re.compile(r"[ \t\n\r\f\v]*(?:(nan)|([+-]?)(inf|infinity))[ \t\n\r\f\v]*", re.IGNORECASE)
+_NAMED: Final = re.compile(r"[ \t\n\r\f\v]*(?:(nan)|([+-]?)(inf|infinity))[ \t\n\r\f\v]*", re.IGNORECASE | re.ASCII)
 _INTEGER_DIGITS_MAX: Final = 4000
 
 
