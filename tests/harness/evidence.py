@@ -21,12 +21,13 @@ from penstock.relay.segments import segment_name, segment_numbers
 from penstock.relay.verify import verify_folder
 
 
-def assert_covered(confirmed_text: str, service: Service) -> None:
+def assert_covered(confirmed_text: str, service: Service, mode: str = "relay") -> None:
     """
     Fail unless the files cover every commit at or below the position confirmed to Postgres.
 
     The relay log must reach it, verify, and begin no later than the recorded boundary, below which every shape is
-    durable. The service must not be running.
+    durable; in `shapes` mode the relay log is not durable, and the boundary alone counts. The service must not be
+    running.
     """
     confirmed = EndLsn.parse(confirmed_text)
     relay = service.data_dir / "relay"
@@ -39,7 +40,7 @@ def assert_covered(confirmed_text: str, service: Service) -> None:
     recorded_epoch, boundary = _recorded(service.data_dir)
     if recorded_epoch == epoch:
         assert segments[0].header.start <= boundary, "what lies between the boundary and the first segment is nowhere"
-        reached = max(segments[-1].end, boundary)
+        reached = max(segments[-1].end, boundary) if mode == "relay" else boundary
     else:
         reached = segments[-1].end
     assert confirmed <= reached, f"confirmed is {confirmed}, but the disk reaches only to {reached}"

@@ -38,7 +38,6 @@ class Stage(Enum):
     What was being done when it failed.
     """
 
-    CONNECT = "connecting"
     SET_UP = "setting up"
     START = "starting to stream"
     STREAM = "streaming"

@@ -125,13 +125,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.relay_dir if self.relay_dir is not None else self.data_dir / "relay"
 
     @property
-    def shape_folder(self) -> Path:
-        """
-        Where the shape logs lie.
-        """
-        return self.data_dir / "shapes"
-
-    @property
     def state_folder(self) -> Path:
         """
         Where the control store lies.

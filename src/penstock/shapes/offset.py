@@ -53,13 +53,6 @@ class LogOffset(NamedTuple):
             return "-1"
         return f"{self.tx}_inf" if self.op >= OP_INFINITY else f"{self.tx}_{self.op}"
 
-    @property
-    def is_virtual(self) -> bool:
-        """
-        Whether it lies in the snapshot part of the log, or before it.
-        """
-        return self.tx <= 0
-
 
 BEFORE_ALL: Final = LogOffset(-1, 0)
 SNAPSHOT_END: Final = LogOffset(0, OP_INFINITY)

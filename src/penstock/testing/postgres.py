@@ -374,18 +374,6 @@ class ThrowawayPostgres:
         """
         return self._bin / name
 
-    def run_tool(self, name: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """
-        Run one of the server's own programs (`pgbench`, `pg_recvlogical`, `psql` …) as the server's user.
-
-        Host, port and user are set in the environment. `options` go to `subprocess.run`.
-
-        Raises:
-            PostgresFailedError: it failed; the message holds what it wrote.
-        """
-        environment = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres"}
-        return self._run([str(self.tool_path(name)), *arguments], environment=environment, **options)
-
     def _create(self) -> None:
         """
         Make the folder, the guard that removes it, and the data folder in it.
@@ -506,14 +494,11 @@ class ThrowawayPostgres:
                 return failure.message
         return None
 
-    def _run(
-        self, command: list[str], *, environment: Mapping[str, str] | None = None, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """
         Run a program as the server's user to its end.
         """
         arguments: dict[str, Any] = {**self._as_user(), "timeout": _COMMAND_TIMEOUT_S, **options}
-        arguments["env"] = {**arguments["env"], **(environment or {})}
         if "input" not in arguments:
             arguments.setdefault("stdin", subprocess.DEVNULL)
         try:
