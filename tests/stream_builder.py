@@ -7,11 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from penstock.collector.abc import RoutedPart
 from penstock.postgres.lsn import CommitLsn, EndLsn
-from penstock.postgres.relation import RelationDescription, StreamColumn, TableId
+from penstock.postgres.relation import Column, RelationDescription, StreamColumn, TableId
 from penstock.replication.messages import Change, Fragment, Operation
+from penstock.shapes.condition import basis_of, shape_columns
 from penstock.shapes.definition import ShapeDefinition
+from penstock.where.clause import compile_where
 
 Told = tuple[object, ...]
 
@@ -28,6 +32,24 @@ def definition(oid: int) -> ShapeDefinition:
     Define a shape of a whole table.
     """
     return ShapeDefinition(TableId(oid, "public", f"t{oid}"), (), ("id",), has_primary_key=True, selected=("id",))
+
+
+def where_id_is(oid: int, number: int) -> ShapeDefinition:
+    """
+    Define a shape of the rows with this number.
+    """
+    return conditional(oid, f"id = {number}")
+
+
+def conditional(oid: int, where: str) -> ShapeDefinition:
+    """
+    Define a shape with a condition.
+    """
+    columns = (Column("id", 23, -1, "int4"),)
+    clause = compile_where(where, (), columns)
+    return replace(
+        definition(oid), columns=shape_columns(columns), where=clause.normalised, basis=basis_of(clause, columns)
+    )
 
 
 def insert(oid: int, position: int) -> Change:

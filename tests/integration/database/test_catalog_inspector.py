@@ -9,6 +9,7 @@ from penstock.database.inspector import CatalogInspector
 from penstock.errors import ConnectionLostError
 from penstock.postgres.relation import Column
 from penstock.testing.postgres import ThrowawayDatabase, ThrowawayPostgres
+from penstock.where.clause import compile_where
 
 pytestmark = pytest.mark.postgres
 
@@ -206,3 +207,49 @@ def test_what_is_known_outlives_the_connection() -> None:
                 await asyncio.to_thread(server.start)
 
         asyncio.run(scenario())
+
+
+def test_tells_what_conditions_depend_on(database: ThrowawayDatabase) -> None:
+    """
+    Labels of enums, also under arrays and domains, types under domains, and how the database treats text.
+    """
+    database.execute(
+        """
+        CREATE TYPE mood AS ENUM ('wild', 'calm');
+        CREATE DOMAIN small AS int CHECK (VALUE < 10);
+        CREATE DOMAIN smaller AS small;
+        CREATE DOMAIN humour AS mood;
+        CREATE TABLE items (id int PRIMARY KEY, m mood, ms mood[], s smaller, h humour);
+        CREATE TABLE plain (id int PRIMARY KEY);
+        """
+    )
+    ((encoding,),) = database.query(
+        "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+    )
+
+    async def scenario() -> None:
+        async with connected(database.url) as pool:
+            inspector = CatalogInspector(pool)
+            table = await inspector.find_table("public", "items")
+            assert table is not None
+            facts = await inspector.find_facts(table)
+            oids = {column.name: column.type_oid for column in table.columns}
+            assert facts.encoding == encoding
+            assert {facts.enums[oids[name]].labels for name in ("m", "ms")} == {("wild", "calm")}
+            assert facts.domains == {oids["s"]: 23, oids["h"]: oids["m"]}
+            assert await inspector.find_facts(table) is facts, "asked once"
+            clause = compile_where(
+                "m = $1 AND 'calm' = ANY (ms) AND s = 3 AND h = 'wild'", ["calm"], table.columns, facts
+            )
+            assert clause.columns == ("h", "m", "ms", "s")
+
+            database.execute("ALTER TYPE mood ADD VALUE 'new'")
+            inspector.forget(table.id.oid)
+            table = await inspector.find_table("public", "items")
+            assert table is not None
+            assert "new" in (await inspector.find_facts(table)).enums[oids["m"]].labels
+            plain = await inspector.find_table("public", "plain")
+            assert plain is not None
+            assert (await inspector.find_facts(plain)).enums == {}
+
+    asyncio.run(scenario())

@@ -35,7 +35,7 @@ async def test_conditions_equal_the_query_whenever_clients_joined(database: Any,
     """
     Rows move in and out, keys change, clients join at any moment, and each shape equals the query with its condition.
     """
-    workload = Workload(database.url, seed=4711)
+    workload = Workload(database.url, seed=4711, large_rows=300)
     await workload.create_schema()
     async with (
         Service(database.url, tmp_path) as service,
@@ -59,7 +59,7 @@ async def test_conditions_are_known_again_after_the_engine_was_killed(database: 
     """
     Shapes go on from their stored definitions, under the handles they had, however often the engine is killed.
     """
-    workload = Workload(database.url, seed=4712)
+    workload = Workload(database.url, seed=4712, large_rows=300)
     await workload.create_schema()
     async with (
         Service(database.url, tmp_path) as service,
@@ -69,7 +69,7 @@ async def test_conditions_are_known_again_after_the_engine_was_killed(database: 
         audience.join(*WHERE_SHAPES)
         await audience.agree()
         writers = group.create_task(workload.run(), name="workload")
-        for _ in range(3):
+        for _ in range(2):
             await commits(workload, 80).wait()
             killed = await service.kill("engine")
             await service.pid("engine", other_than=killed)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from penstock.collector.abc import RoutedChange
 from penstock.collector.filter.index import FilterIndex
-from stream_builder import definition
+from penstock.replication.messages import Operation
+from stream_builder import conditional, definition, relation
 
 
 def test_a_table_is_answered_with_its_shapes() -> None:
@@ -37,3 +39,41 @@ def test_an_incarnation_is_added_once() -> None:
     index.add(1, definition(10))
     with pytest.raises(AssertionError):
         index.add(1, definition(20))
+
+
+def updated(position: int, old: bytes, new: bytes) -> RoutedChange:
+    return RoutedChange(Operation.UPDATE, relation(10), 10, position, (old,), (new,))
+
+
+def test_only_candidates_are_named() -> None:
+    """
+    Of many shapes that differ in a constant, those of the old and of the new row; what is equal goes together.
+    """
+    index = FilterIndex()
+    for number in range(1000):
+        index.add(number, conditional(10, f"id = {number}"))
+    index.add(2000, conditional(10, "id = 7"))
+    index.add(3000, definition(10))
+    index.add(4000, conditional(10, "id > 7 AND id < 10"))
+    found = {
+        incarnations: [change.op_position for change in changes]
+        for incarnations, changes in index.match(
+            {10: [updated(0, b"7", b"8"), updated(2, b"7", b"7"), updated(4, b"-1", b"-1")]}
+        )
+    }
+    assert found == {(7, 2000): [0, 2], (8,): [0], (4000,): [0]}
+    assert index.whole(10) == (3000,)
+    assert len(index.affected(10)) == 1003
+
+
+def test_a_value_that_all_have_in_common_does_not_matter() -> None:
+    """
+    Shapes of one tenant are told apart by what else they require.
+    """
+    index = FilterIndex()
+    for number in range(50):
+        index.add(number, conditional(10, f"id = ANY ('{{1,{number}}}') AND id = {number}"))
+    assert index.match({10: [updated(0, b"1", b"7")]}) == [
+        ((7,), [updated(0, b"1", b"7")]),
+        ((1,), [updated(0, b"1", b"7")]),
+    ]

@@ -11,7 +11,16 @@ from penstock.collector.routed_xids import RoutedXids
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.snapshot import Snapshot
 from penstock.replication.messages import Change, Frontier, Omitted, Operation, RelationSeen, StreamEvent
-from stream_builder import RecordedFacts, RecordingDelivery, definition, fragment, insert, relation, truncate
+from stream_builder import (
+    RecordedFacts,
+    RecordingDelivery,
+    definition,
+    fragment,
+    insert,
+    relation,
+    truncate,
+    where_id_is,
+)
 
 ROOT, PART_A, PART_B, LONE = 10, 11, 12, 20
 BOUNDARY = 1_000
@@ -479,3 +488,48 @@ def test_a_catch_up_reader_routes_without_keeping_debts() -> None:
     assert not collector.is_routed(1)
     collector.begin_epoch(EndLsn(2_000))
     assert collector.last_seen_lsn == 2_000
+
+
+def row_change(oid: int, position: int, value: int) -> Change:
+    return Change(Operation.INSERT, relation(oid), position, None, (b"%d" % value,))
+
+
+def test_a_shape_with_a_condition_gets_and_owes_only_what_may_concern_it() -> None:
+    """
+    It is not handed other rows and does not owe their commits, but for the end of a transaction it got a part of.
+    """
+    bench = Bench()
+    bench.add(1, LONE)
+    where = where_id_is(LONE, 7)
+    bench.collector.add_shape(2, where, 0.0)
+    assert bench.tracker.start_owing(2, bench.tracker.last_seen_offset, 0.0)
+    bench.collector.handle([fragment(1100, row_change(LONE, 0, 6), end=1110)], 0.0)
+    assert bench.delivery.told == [(1, 1100, [0], 1110)]
+    assert {debt.incarnation for debt in bench.tracker.oldest_debts(9)} == {1}
+    bench.delivery.told.clear()
+    bench.collector.handle(
+        [
+            fragment(1200, row_change(LONE, 0, 7), row_change(LONE, 2, 8)),
+            fragment(1200, row_change(LONE, 4, 9), end=1210, is_first=False),
+        ],
+        0.0,
+    )
+    assert bench.delivery.told == [
+        (1, 1200, [0, 2], None),
+        (1, 1200, [4], 1210),
+        (2, 1200, [0], None),
+        (2, 1200, [], 1210),
+    ]
+    assert {debt.incarnation for debt in bench.tracker.oldest_debts(9)} == {1, 2}
+
+
+def test_a_truncate_spoils_shapes_whatever_their_condition() -> None:
+    """
+    Also one that no row of the transaction concerns.
+    """
+    bench = Bench()
+    bench.shapes[2] = LONE
+    bench.collector.add_shape(2, where_id_is(LONE, 7), 0.0)
+    bench.collector.handle([fragment(1100, row_change(LONE, 0, 6), truncate(LONE, 2), end=1110)], 0.0)
+    assert ("spoiled", [LONE], 1100, "truncate") in bench.delivery.told
+    assert not bench.collector.is_routed(2)
