@@ -39,6 +39,8 @@ DISPLAY_SETTINGS: Final = {
     "TimeZone": "UTC",
     "extra_float_digits": "1",
     "IntervalStyle": "iso_8601",
+    # Operators carry no schema, and names in values (regclass and its like) are written by it.
+    "search_path": "pg_catalog",
 }
 
 _ARGUMENTS_MAX: Final = 90  # a function takes 100 at most (FUNC_MAX_ARGS)

@@ -39,6 +39,8 @@ SESSION_SETTINGS: Final = {
     "TimeZone": "UTC",
     "extra_float_digits": "1",
     "IntervalStyle": "iso_8601",
+    # Operators carry no schema, and names in values (regclass and its like) are written by it.
+    "search_path": "pg_catalog",
 }
 """On them the text of values depends."""
 

@@ -322,7 +322,7 @@ def test_display_settings_of_the_database_do_not_matter(database: ThrowawayDatab
         INSERT INTO items VALUES (1, '2024-05-01 10:00:00+00', '1 day', '\\x01', '0.30000000000000004', '😀');
         """
     )
-    rows, _ = take(database.url, "items", where="slow() < 1")
+    rows, _ = take(database.url, "items", where="public.slow() < 1")
     assert rows[0]["value"] == {
         "id": "1",
         "t": "2024-05-01 10:00:00+00",
