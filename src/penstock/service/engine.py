@@ -72,6 +72,8 @@ SETTLE_AGE_S: Final[Mapping[str, float]] = {"relay": 4.0, "shapes": 0.5}
 """A tail of this age is settled."""
 XIDS: Final = "routed xids"
 """Kind of the fact that holds the transactions decoded below the boundary that no snapshot has shown yet."""
+SETTLED_NOTED_SLACK: Final = 1000
+"""So many shapes that are gone may be remembered beside those that are there."""
 RETRY_S: Final = 1.0
 """How long to wait before the control store is asked again."""
 
@@ -138,7 +140,7 @@ class Engine:
         self._is_active: Final = asyncio.Event()
         self._recording: Final = asyncio.Lock()
         self._xids_saved = b""
-        self._settled_noted: Final[dict[int, LogOffset]] = {}
+        self._settled_noted: dict[int, LogOffset] = {}
         self._control_failure = ""
         self._is_draining = False
         self._slices_count = 0
@@ -185,7 +187,7 @@ class Engine:
                 inspector=self._inspector,
                 publication=self._publication,
                 snapshots=PostgresSnapshots(self._snapshot_pool),
-                published=self._published.read,
+                published=self._published_here,
                 open_source=self._open_source,
                 readiness=self,
                 is_replaying=lambda: not self._intake.is_caught_up,
@@ -293,6 +295,7 @@ class Engine:
                 group.create_task(self._watch.run(), name="catalog watch"),
                 group.create_task(self._record(), name="recorder"),
                 group.create_task(self._beat_always(), name="heartbeat"),
+                group.create_task(self._learn_publication(), name="publication options"),
                 group.create_task(self.sweep.run(), name="progress sweep"),
                 group.create_task(self.budget.run(), name="budget of bytes"),
             ]
@@ -327,7 +330,8 @@ class Engine:
         except PenstockError as error:
             _log.warning("the boundary could not be recorded at the end", error=error.message)
             return False
-        return not settler.without_space and not settler.failed_together
+        # Whoever still owes (it is behind, or its disk hangs) will be fed again: that is no clean stop.
+        return not settler.without_space and not settler.failed_together and self._tracker.pending_count == 0
 
     def wake(self) -> None:
         """
@@ -393,6 +397,13 @@ class Engine:
         self._tell_recorded()
         _log.warning("a new epoch has begun", epoch=epoch, start=str(boundary), reason=reason, rotated_shapes=count)
 
+    def _published_here(self) -> PublishedEnd | None:
+        """
+        Read the published end, if it is of the epoch that our shapes belong to.
+        """
+        published = self._published.read()
+        return None if published is None or published.epoch != self._epoch else published
+
     async def _open_source(self, published: PublishedEnd) -> RelayReader:
         return RelayReader(self._settings.relay_folder, published.epoch)
 
@@ -442,6 +453,9 @@ class Engine:
                     self._xids_saved = xids
                 await self._control.checkpoint(boundary, moved)
                 self._settled_noted.update(moved)
+                if len(self._settled_noted) > 2 * len(registry) + SETTLED_NOTED_SLACK:
+                    alive = {entry.incarnation for entry in registry}
+                    self._settled_noted = {key: at for key, at in self._settled_noted.items() if key in alive}
             self._boundary, self._trim_below = boundary, trim_below
             self._trail.forget_below(boundary.value)
         self._tell_recorded()
@@ -455,6 +469,20 @@ class Engine:
         self._wake_receiver()
 
     # --- the database ------------------------------------------------------------------------------------------------
+
+    async def _learn_publication(self) -> None:
+        """
+        Find out once it is there whether the publication brings generated columns.
+        """
+        while True:
+            await self._is_active.wait()
+            try:
+                self._are_generated_published = await self._publication.publishes_generated()
+            except PenstockError as error:
+                _log.warning("the publication's options cannot be read", error=error.message)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
 
     async def _publication_lost(self, oid: int) -> None:
         registry = self.consumers.registry
