@@ -287,11 +287,11 @@ class Catalog:
             raise ConnectionLostError("the database is away")
         return self.tables.get((schema, name))
 
-    async def find_facts(self, table: Table) -> DatabaseFacts:
+    async def find_facts(self, table: Table, *, with_letters: bool = False) -> DatabaseFacts:
         """
         Nothing special.
         """
-        del table
+        del table, with_letters
         if self.is_away:
             raise ConnectionLostError("the database is away")
         return NO_FACTS

@@ -69,6 +69,7 @@ WHERE_SHAPES: Final = (
     ShapeUnderTest("items", where="m IN ('wild', 'so-so') AND i4 < 1000000"),
     ShapeUnderTest("items", where="n = 0.5 OR n > -123456789.125"),
     ShapeUnderTest("items", where="t LIKE '%a%' AND t NOT LIKE $1", params=("%\\%",)),
+    ShapeUnderTest("items", where="upper(t) LIKE '%Ä%' OR v ILIKE '%z%'"),
     ShapeUnderTest("items", ("id",), "b IS NOT TRUE"),
     ShapeUnderTest("items", where="1 = ANY (ai) AND c IN ('a', 'abc')"),
     ShapeUnderTest("items", where="ai @> '{3}' OR d = '2024-02-29'"),

@@ -392,9 +392,13 @@ class Inspector(Protocol):
         """
         ...
 
-    async def find_facts(self, table: Table) -> DatabaseFacts:
+    async def find_facts(self, table: Table, *, with_letters: bool = False) -> DatabaseFacts:
         """
         Find what conditions on this table depend on besides its columns.
+
+        Args:
+            table: the table, as found.
+            with_letters: whether the mapping of letters to their cases matters, which is long to ask for.
 
         Raises:
             ConnectionLostError: the database is away.

@@ -52,7 +52,7 @@ from penstock.errors import (
     ShapeError,
 )
 from penstock.postgres.relation import RelationDescription, Table
-from penstock.shapes.condition import Condition, condition_of
+from penstock.shapes.condition import Condition, condition_of, know_letters, letters_of, needs_letters
 from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.handle import make_handle
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
@@ -75,6 +75,7 @@ _log: Final = structlog.get_logger(__name__)
 _CANNOT_VERIFY: Final = "Cannot connect to the database to verify the shape. Please try again later."
 _CANNOT_CREATE: Final = "Failed to create shape, please retry"
 _NOT_READY_RETRY_S: Final = 5
+_LETTERS: Final = "letters"  # kind of a fact
 _CLAUSE_LENGTH_MAX: Final = 2000  # longer texts are compiled in a thread
 
 
@@ -192,6 +193,9 @@ class ShapeCatalog:
         """
         self._handle_us_max = recovered.handle_us_max
         await self._store.discard_unknown([row.incarnation for row in recovered.shapes])
+        for (kind, _), value in recovered.facts.items():
+            if kind == _LETTERS:
+                know_letters(value)
         compiled = await _compile_all(recovered.shapes)
         for entry in self._registry.restore(recovered.shapes, recovered.boundary):
             before = self._enter(entry, entry.definition.canonical())
@@ -403,7 +407,9 @@ class ShapeCatalog:
             return await self._remember(request, asked, table)
 
     async def _remember(self, request: ShapeRequest, asked: bytes, table: Table) -> _Resolved:
-        facts = NO_FACTS if request.where is None else await self._inspector.find_facts(table)
+        facts = NO_FACTS
+        if request.where is not None:
+            facts = await self._inspector.find_facts(table, with_letters=needs_letters(request.where))
         resolve = partial(
             resolve_shape, request, table, are_generated_published=self._are_generated_published(), facts=facts
         )
@@ -491,6 +497,10 @@ class ShapeCatalog:
         handle_us = self._handle_us_max = max(self._unix_us(), self._handle_us_max + 1)
         handle = make_handle(definition, handle_us)
         chunk_bytes_max = self._limits.chunk_bytes_max
+        if definition.basis is not None and definition.basis.case:
+            # Recorded as often as a shape is made that needs it, because a new epoch forgets it.
+            name = definition.basis.case
+            await self._control.record_fact(_LETTERS, name, letters_of(name))
         incarnation = await self._control.create(handle, handle_us, definition, chunk_bytes_max)
         try:
             log = await self._store.create(handle, incarnation, chunk_bytes_max)

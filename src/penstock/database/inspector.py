@@ -28,9 +28,13 @@ from penstock.database.queries import (
 from penstock.errors import ConnectionLostError, SourceError
 from penstock.postgres.relation import Table
 from penstock.where.facts import (
+    CASES,
     DOMAINS,
     ENUMS,
+    CaseMapping,
     DatabaseFacts,
+    maps_letter_by_letter,
+    parse_cases,
     parse_database,
     parse_domains,
     parse_enums,
@@ -38,6 +42,7 @@ from penstock.where.facts import (
 from penstock.where.types import TYPE_BY_OID
 
 TABLES_MAX: Final = 10_000
+CASES_S_MAX: Final = 30.0
 _STALE_S: Final = 5.0  # how long an old entry is given without asking when asking failed
 
 
@@ -69,6 +74,8 @@ class CatalogInspector:
         self._oids: Final[dict[tuple[str, str], int]] = {}
         self._lookups: Final[dict[tuple[str, ...], asyncio.Task[Table | None]]] = {}
         self._database: DatabaseFacts | None = None
+        self._maps_letters = False
+        self._case: CaseMapping | None = None
 
     async def find_table(self, schema: str, name: str) -> Table | None:
         """
@@ -86,20 +93,30 @@ class CatalogInspector:
         """
         return await self._find(oid, (str(oid),), lambda: self._ask(TABLE_BY_OID, str(oid)))
 
-    async def find_facts(self, table: Table) -> DatabaseFacts:
+    async def find_facts(self, table: Table, *, with_letters: bool = False) -> DatabaseFacts:
         """
         Find what conditions on this table depend on besides its columns: the database's text, enums and domains.
+
+        With letters, also how the database maps them to their cases: a second of work for it, once.
 
         Raises:
             ConnectionLostError: the database is away.
         """
+        try:
+            facts = await self._find_facts(table)
+            if with_letters and self._maps_letters:
+                if self._case is None:
+                    self._case = parse_cases(await self._pool.query(CASES, timeout_s=CASES_S_MAX))
+                return replace(facts, case=self._case)
+        except (ServerRefusedError, DeadlineError) as cause:
+            raise ConnectionLostError(cause.message, sqlstate=cause.sqlstate) from cause
+        return facts
+
+    async def _find_facts(self, table: Table) -> DatabaseFacts:
         entry = self._entries.get(table.id.oid)
         if entry is not None and entry.table is table and entry.facts is not None:
             return entry.facts
-        try:
-            facts = await self._ask_facts(table)
-        except (ServerRefusedError, DeadlineError) as cause:
-            raise ConnectionLostError(cause.message, sqlstate=cause.sqlstate) from cause
+        facts = await self._ask_facts(table)
         if entry is not None and entry.table is table:
             entry.facts = facts
         return facts
@@ -108,6 +125,8 @@ class CatalogInspector:
         if self._database is None:
             async with self._pool.session() as session:
                 rows = await session.query(database_facts(session.server_version), timeout_s=QUERY_S_MAX)
+            encoding, _, _, provider, _ = rows[0]
+            self._maps_letters = maps_letter_by_letter(encoding or "", provider or "")
             self._database = parse_database(rows[0])
         oids = {column.type_oid for column in table.columns if column.type_oid not in TYPE_BY_OID}
         if not oids:

@@ -5,20 +5,26 @@ Owns the way from a stored definition to a compiled clause (no catalog is asked:
 understood under), and the binding of a clause to descriptions of tables, which may order their columns differently.
 
 Clauses are compiled once for all shapes with the same text, types and facts, and live as long as somebody holds their
-`Condition`. Pure, but for that memory.
+`Condition`. So are mappings of letters, which are too large to be in every definition: a definition has the name of one,
+and whoever keeps definitions keeps the mappings that they name. Pure, but for these two memories.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
+import msgspec
+
+from penstock.errors import InvalidShapeError
 from penstock.postgres.relation import Column, RelationDescription
 from penstock.shapes.definition import ConditionBasis, ConditionColumn, ConditionEnum, ShapeColumn, ShapeDefinition
 from penstock.where.clause import Clause, compile_where
 from penstock.where.evaluate import Includes
-from penstock.where.facts import DatabaseFacts, EnumType
+from penstock.where.facts import CaseMapping, DatabaseFacts, EnumType
 
 DESCRIPTIONS_COUNT_MAX: Final = 1024
 """Descriptions for which a condition stays bound, one for each partition in use; at the limit all are bound anew."""
@@ -69,6 +75,11 @@ class Condition:
         return self.clause.compile_filter([column.name for column in relation.columns])
 
 
+_cases: Final[dict[str, CaseMapping]] = {}
+_CASE_DECODER: Final = msgspec.msgpack.Decoder(tuple[dict[int, int], dict[int, int]])
+# Too many found are harmless; one that is not found is mapped as in `COLLATE "C"`, by everybody.
+_LETTERS: Final = re.compile(r"lower|upper|ilike|~~\*", re.IGNORECASE)
+
 _conditions: Final[weakref.WeakValueDictionary[tuple[str, ConditionBasis, _Types], Condition]] = (
     weakref.WeakValueDictionary()
 )
@@ -95,6 +106,34 @@ def condition_of(definition: ShapeDefinition) -> Condition | None:
     return condition
 
 
+def needs_letters(where: str) -> bool:
+    """
+    Tell whether a condition may depend on how letters are mapped to their cases.
+    """
+    return _LETTERS.search(where) is not None
+
+
+def know_letters(data: bytes) -> str:
+    """
+    Learn a mapping of letters, as `letters_of` gives it; answers its name.
+    """
+    name = hashlib.blake2b(data, digest_size=12).hexdigest()
+    if name not in _cases:
+        _cases[name] = CaseMapping(*_CASE_DECODER.decode(data))
+    return name
+
+
+def letters_of(name: str) -> bytes:
+    """
+    Give a mapping that is known, for keeping.
+    """
+    return _encode_case(_cases[name])
+
+
+def _encode_case(mapping: CaseMapping) -> bytes:
+    return msgspec.msgpack.encode((dict(sorted(mapping.lower.items())), dict(sorted(mapping.upper.items()))))
+
+
 def _columns(basis: ConditionBasis, types: Mapping[str, tuple[int, int]]) -> list[Column]:
     return [
         Column(
@@ -113,9 +152,19 @@ def _facts(basis: ConditionBasis) -> DatabaseFacts:
     return DatabaseFacts(
         encoding=basis.encoding,
         is_byte_ordered=basis.is_byte_ordered,
+        case=_case(basis.case),
         enums={enum.oid: EnumType(enum.enum_oid, enum.schema, enum.name, enum.labels) for enum in basis.enums},
         domains=dict(basis.domains),
     )
+
+
+def _case(name: str) -> CaseMapping | None:
+    if not name:
+        return None
+    mapping = _cases.get(name)
+    if mapping is None:
+        raise InvalidShapeError("where", "the mapping of letters that the condition was made for is not known any more")
+    return mapping
 
 
 def basis_of(clause: Clause, columns: Sequence[Column]) -> ConditionBasis:
@@ -133,6 +182,7 @@ def basis_of(clause: Clause, columns: Sequence[Column]) -> ConditionBasis:
         ),
         encoding=facts.encoding,
         is_byte_ordered=facts.is_byte_ordered,
+        case=know_letters(_encode_case(facts.case)) if facts.case and needs_letters(clause.normalised) else "",
         enums=tuple(
             ConditionEnum(oid, enum.oid, enum.schema, enum.name, enum.labels)
             for oid, enum in sorted(facts.enums.items())

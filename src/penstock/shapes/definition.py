@@ -93,6 +93,7 @@ class ConditionBasis(msgspec.Struct, frozen=True, array_like=True):
         columns: those the condition reads, by name.
         encoding: of the database.
         is_byte_ordered: whether text compares by bytes there.
+        case: names the recorded mapping of letters to their cases; empty when it does not matter.
         enums: types of these columns, by oid.
         domains: pairs of the oids of a domain among these types and of the type under it, by oid.
     """
@@ -100,6 +101,7 @@ class ConditionBasis(msgspec.Struct, frozen=True, array_like=True):
     columns: tuple[ConditionColumn, ...]
     encoding: str
     is_byte_ordered: bool
+    case: str = ""
     enums: tuple[ConditionEnum, ...] = ()
     domains: tuple[tuple[int, int], ...] = ()
 

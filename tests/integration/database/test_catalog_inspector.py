@@ -10,6 +10,7 @@ from penstock.errors import ConnectionLostError
 from penstock.postgres.relation import Column
 from penstock.testing.postgres import ThrowawayDatabase, ThrowawayPostgres
 from penstock.where.clause import compile_where
+from penstock.where.facts import maps_letter_by_letter
 
 pytestmark = pytest.mark.postgres
 
@@ -251,5 +252,14 @@ def test_tells_what_conditions_depend_on(database: ThrowawayDatabase) -> None:
             plain = await inspector.find_table("public", "plain")
             assert plain is not None
             assert (await inspector.find_facts(plain)).enums == {}
+
+            ((provider,),) = database.query("SELECT datlocprovider FROM pg_database WHERE datname = current_database()")
+            case = (await inspector.find_facts(plain, with_letters=True)).case
+            assert (case is not None) == maps_letter_by_letter(encoding, provider)
+            for letter in "aBßÄäŁłİ":
+                ((lower, upper),) = database.query("SELECT lower(%s::text), upper(%s::text)", letter, letter)
+                if case is not None:
+                    assert letter.translate(dict(case.lower)) == lower
+                    assert letter.translate(dict(case.upper)) == upper
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace as replace_facts
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from penstock.postgres.lsn import CommitLsn, EndLsn, InsertLsn
 from penstock.postgres.relation import StreamColumn
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
 from penstock.replication.messages import Operation, Row
-from penstock.shapes.condition import condition_of
+from penstock.shapes.condition import condition_of, know_letters, letters_of
 from penstock.shapes.definition import Replica, ShapeDefinition, decode_definition
 from penstock.shapes.offset import BEFORE_ALL
 from penstock.shapes.reading import ShapeRequest
+from penstock.where.facts import NO_FACTS, CaseMapping
 
 BOUNDS = SnapshotBounds(Snapshot(10, 14, frozenset()), InsertLsn(1000))
 
@@ -205,6 +207,26 @@ def test_a_stored_definition_is_enough_to_go_on() -> None:
     assert includes is not None
     assert includes(row(1, b'it\'s \\ "quoted" $1', 2))
     assert not includes(row(1, b'it\'s \\ "quoted" $1', 3))
+
+
+def test_letters_are_mapped_as_the_database_did_when_the_shape_was_made() -> None:
+    """
+    The mapping is named by the definition only where it matters, and is found again by that name.
+    """
+    facts = replace_facts(NO_FACTS, case=CaseMapping({ord("Ä"): ord("ä")}, {ord("ä"): ord("Ä")}))
+    made = {}
+    for where in ("lower(title) = 'ä'", "title = 'ä'"):
+        request = ShapeRequest("items", BEFORE_ALL, where=where)
+        made[where] = resolve_shape(request, ITEMS, are_generated_published=False, facts=facts)
+    lower, plain = made.values()
+    assert lower.basis is not None
+    assert plain == shape("title = 'ä'"), "the mapping does not matter"
+    assert know_letters(letters_of(lower.basis.case)) == lower.basis.case
+    entered = answer(lower, change("insert", None, row(1, "Ä".encode())))
+    assert not isinstance(entered, Rotate)
+    assert [op for op, *_ in entered] == [4]
+    with pytest.raises(InvalidShapeError, match="not known any more"):
+        condition_of(replace(lower, basis=replace(lower.basis, case="0" * 24)))
 
 
 def test_shapes_share_what_became_of_a_change() -> None:
