@@ -154,6 +154,9 @@ def test_what_was_removed_leaves_nothing_behind(
     changes = changes_of([pair], is_turned=[False])
     assert routed(index, changes) == routed(fresh, changes)
     assert index.affected(10) == fresh.affected(10)
+    if index.conditional and not any("ai" in (where or "") for where, _ in steps):
+        # With arrays it may differ: which element a condition waits for depends on who else was there.
+        assert index.conditional[10].lookups_count == fresh.conditional[10].lookups_count
     for incarnation in index.affected(10):
         index.remove(incarnation)
     assert (len(index), index.tables(), index.conditional) == (0, (), {})

@@ -525,11 +525,13 @@ def test_a_shape_with_a_condition_gets_and_owes_only_what_may_concern_it() -> No
 
 def test_a_truncate_spoils_shapes_whatever_their_condition() -> None:
     """
-    Also one that no row of the transaction concerns.
+    Also one that no row of the transaction concerns; it owes the commit until its tombstone is synced.
     """
     bench = Bench()
     bench.shapes[2] = LONE
     bench.collector.add_shape(2, where_id_is(LONE, 7), 0.0)
+    assert bench.tracker.start_owing(2, bench.tracker.last_seen_offset, 0.0)
     bench.collector.handle([fragment(1100, row_change(LONE, 0, 6), truncate(LONE, 2), end=1110)], 0.0)
     assert ("spoiled", [LONE], 1100, "truncate") in bench.delivery.told
     assert not bench.collector.is_routed(2)
+    assert [debt.incarnation for debt in bench.tracker.oldest_debts(9)] == [2]

@@ -129,6 +129,13 @@ class ConditionIndex:
     def __len__(self) -> int:
         return len(self._groups)
 
+    @property
+    def lookups_count(self) -> int:
+        """
+        How much a row costs: hash lookups and evaluations.
+        """
+        return len(self._probes) + len(self._evaluated)
+
     def add(self, incarnation: int, condition: Condition) -> Group:
         """
         Add a shape; gives the group by which it is removed.
