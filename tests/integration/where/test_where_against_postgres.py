@@ -122,7 +122,8 @@ def make_bench(database: ThrowawayDatabase, *, collation: str | None = None) -> 
     """
     connection = database.connect()
     for name, value in DISPLAY_SETTINGS.items():
-        connection.execute(f"SET {name} = {quote(value)}".encode())
+        if name != "search_path":  # the tables of the test are named without their schema
+            connection.execute(f"SET {name} = {quote(value)}".encode())
     connection.execute(b'CREATE SCHEMA "odd one"')
     connection.execute("CREATE TYPE mood AS ENUM ('open', 'closed', 'it''s', 'Ünder way')".encode())
     connection.execute(b"CREATE DOMAIN positive AS int4 CHECK (value > 0)")
