@@ -661,6 +661,7 @@ class Engine:
                 registry = self.stage.registry
                 is_calm = (
                     not registry.is_any_behind
+                    and not registry.is_burying
                     and not self.stage.catalog.creating_count
                     and all(entry.condemned is None for entry in registry)
                     and all(entry.load is None for entry in registry)

@@ -210,6 +210,7 @@ class ConsumerRegistry:
         self._rows_to_bury: list[ShapeRow] = []
         self._loads: Final = asyncio.Semaphore(limits.loads_count_max)
         self._burials: Final = asyncio.Semaphore(limits.loads_count_max)
+        self._discarding_count = 0
         self._group: asyncio.TaskGroup | None = None
         self.unknown_deliveries = 0
         """Deliveries to incarnations that do not exist; a healthy system has none."""
@@ -255,6 +256,11 @@ class ConsumerRegistry:
         List the shapes that are behind and whose files are open.
         """
         return list(self._behind.values())
+
+    @property
+    def is_burying(self) -> bool:
+        """Whether files or rows of shapes that were given up are still being removed."""
+        return bool(self._condemned or self._rows_to_bury or self._discarding_count)
 
     @property
     def is_any_behind(self) -> bool:
@@ -855,6 +861,7 @@ class ConsumerRegistry:
 
     def _throw_away(self, handle: str, incarnation: int) -> None:
         assert self._group is not None, "the registry runs"
+        self._discarding_count += 1
         self._group.create_task(self._discard(handle, incarnation), name=f"discard shape {handle}")
 
     async def _discard(self, handle: str, incarnation: int) -> None:
@@ -862,6 +869,7 @@ class ConsumerRegistry:
             if handle:
                 await self._insist("discard", partial(self._store.discard, handle, incarnation))
             await self._insist("forget", partial(self._control.forget, incarnation))
+        self._discarding_count -= 1
 
     async def _insist(self, what: str, call: Callable[[], Awaitable[None]]) -> None:
         """
