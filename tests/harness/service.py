@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,21 +17,12 @@ import httpx
 import msgspec
 
 from penstock.postgres.lsn import EndLsn
+from penstock.testing.postgres import free_port
 
 PYTHON: Final = os.environ.get("PENSTOCK_TEST_PYTHON", sys.executable)
 """The interpreter whose installed package is tested: that of the built wheel, when the whole suite runs."""
 START_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.05
-
-
-def free_port() -> int:
-    """
-    Find a port that nobody listens on now.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Service:

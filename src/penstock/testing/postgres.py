@@ -401,7 +401,7 @@ class ThrowawayPostgres:
         self._run([*initdb, "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-instructions"])
         with (self.data_folder / "postgresql.conf").open("a") as file:
             file.write("\ninclude 'throwaway.conf'\n")
-        self.port = _free_port()
+        self.port = free_port()
 
     def _write_settings(self) -> None:
         """
@@ -641,9 +641,12 @@ def _is_link_refusal(cause: OSError) -> bool:
     return isinstance(cause, shutil.Error) or cause.errno in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """
-    Pick a TCP port that is free on the loopback address.
+    Pick a TCP port that is free on the loopback address, from a range that outgoing connections never take.
+
+    Raises:
+        PostgresFailedError: no port of the range is free.
     """
     for _ in range(200):
         port = random.SystemRandom().choice(_PORTS)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness.oracle import Audience
-from harness.service import PYTHON, Service, free_port
+from harness.service import PYTHON, Service
 from harness.workload import ShapeUnderTest
-from penstock.testing.postgres import ThrowawayPostgres
+from penstock.testing.postgres import ThrowawayPostgres, free_port
 
 pytestmark = pytest.mark.postgres
 
