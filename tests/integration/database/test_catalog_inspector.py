@@ -190,6 +190,8 @@ def test_equal_questions_at_once_share_the_answer(database: ThrowawayDatabase) -
 def test_what_is_known_outlives_the_connection() -> None:
     """
     While the database is away a known table is given as it was; an unknown one cannot be.
+
+    Scenario H15.
     """
     with ThrowawayPostgres() as server:
         server.execute("CREATE TABLE items (id int)")

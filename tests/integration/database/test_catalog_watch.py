@@ -111,6 +111,8 @@ def prepared(database: ThrowawayDatabase) -> ThrowawayDatabase:
 def test_tells_of_a_table_at_first_and_then_when_it_changes(prepared: ThrowawayDatabase) -> None:
     """
     An unchanged table is told of once; each kind of change brings the table as it is then.
+
+    Scenario H15.
     """
 
     async def scenario() -> None:
@@ -147,6 +149,8 @@ def test_tells_of_a_table_at_first_and_then_when_it_changes(prepared: ThrowawayD
 def test_tells_once_that_a_table_is_gone(prepared: ThrowawayDatabase) -> None:
     """
     A table that was dropped and made anew is gone: the new one is another.
+
+    Scenario H15.
     """
 
     async def scenario() -> None:
@@ -240,6 +244,8 @@ def test_notices_that_a_table_left_the_publication(prepared: ThrowawayDatabase) 
 def test_notices_that_the_publication_is_gone(prepared: ThrowawayDatabase) -> None:
     """
     A dropped publication is the loss of all its tables.
+
+    Scenario H12.
     """
 
     async def scenario() -> None:

@@ -153,6 +153,8 @@ def test_inheriting_tables_do_not_join_with_their_parent(database: ThrowawayData
 def test_concurrent_calls_share_the_work(database: ThrowawayDatabase) -> None:
     """
     Many requests for one table alter it once; many tables do not hinder each other.
+
+    Scenario H12.
     """
     database.execute("CREATE PUBLICATION p")
     for number in range(5):
@@ -352,6 +354,8 @@ def test_leaving_and_returning_passes_the_barrier_anew(database: ThrowawayDataba
 def test_release_and_ensure_at_once_end_with_a_member(database: ThrowawayDatabase) -> None:
     """
     Whoever asks for a table while it leaves gets it back behind a barrier of its own.
+
+    Scenario H12.
     """
     make(database)
 
@@ -464,6 +468,8 @@ def test_manual_publishing_says_what_is_missing(database: ThrowawayDatabase) -> 
 def test_rights_that_are_missing_are_named(database: ThrowawayDatabase) -> None:
     """
     Not the owner of the publication, not the owner of the table: each has its text.
+
+    Scenario H12.
     """
     make(database)
     role = f"role_{database.name}"
@@ -493,6 +499,8 @@ def test_rights_that_are_missing_are_named(database: ThrowawayDatabase) -> None:
 def test_an_unfit_publication_is_named(database: ThrowawayDatabase) -> None:
     """
     A missing publication, one without all operations, a table that is gone: each has its text.
+
+    Scenario H12.
     """
     make(database)
     database.execute("CREATE PUBLICATION narrow WITH (publish = 'insert')")

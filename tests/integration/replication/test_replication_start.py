@@ -321,6 +321,8 @@ def test_the_second_instance_waits_and_takes_over(
 ) -> None:
     """
     One owner at a time: the second waits for the lock, a stop is heard meanwhile, and it streams when the first left.
+
+    Scenario H11.
     """
     first = start().streaming()
     pid = slot(database)["active_pid"]
@@ -350,6 +352,8 @@ def test_a_dead_predecessor_is_ended(
 ) -> None:
     """
     Who holds the lock but does not stream, and did nothing for a while, is ended.
+
+    Scenario H11.
     """
     monkeypatch.setattr(unblocking, "LOCK_HOLDER_IDLE_S", 0.3)
     make_slot(database)
@@ -367,6 +371,8 @@ def test_a_dead_predecessor_is_ended(
 def test_a_holder_that_is_busy_is_left_alone(database: ThrowawayDatabase, start: StartReceiver) -> None:
     """
     A holder of the lock that did something just now may be about to stream.
+
+    Scenario H11.
     """
     make_slot(database)
     with lock(database) as owner:

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.postgres
 def test_every_kind_of_change_arrives(database: ThrowawayDatabase, sink: MemorySink, start: StartReceiver) -> None:
     """
     Inserts, updates, deletes and truncates come with whole old rows, in order, and with places in steps of two.
+
+    Scenario H1.
     """
     start().streaming()
     publish(database, "t", "id int PRIMARY KEY, v text")
@@ -60,6 +62,8 @@ def test_one_transaction_is_one_commit(database: ThrowawayDatabase, sink: Memory
 def test_unchanged_toast_is_filled_in(database: ThrowawayDatabase, sink: MemorySink, start: StartReceiver) -> None:
     """
     A large value that an update did not touch is in the new row all the same.
+
+    Scenario H3.
     """
     start().streaming()
     publish(database, "t", "id int PRIMARY KEY, big text, v text")
@@ -95,6 +99,8 @@ def test_values_have_the_text_of_the_agreed_settings(
 ) -> None:
     """
     Text of dates, intervals, floats, bytes and names does not depend on the settings of the database.
+
+    Scenario H4.
     """
     database.execute(f"ALTER DATABASE \"{database.name}\" SET DateStyle = 'SQL, MDY'")
     database.execute(f"ALTER DATABASE \"{database.name}\" SET bytea_output = 'escape'")
@@ -224,6 +230,8 @@ def test_the_slot_follows_what_may_be_confirmed(
 def test_an_idle_slot_follows_other_tables(database: ThrowawayDatabase, sink: MemorySink, start: StartReceiver) -> None:
     """
     While only tables outside the publication change, positions outside transactions let the slot advance.
+
+    Scenario H9.
     """
     start().streaming()
     database.execute("CREATE TABLE other (id int)")

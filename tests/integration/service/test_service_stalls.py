@@ -78,6 +78,8 @@ def records(service: Service) -> list[dict[str, Any]]:
 async def test_a_consumer_that_hangs_in_an_await_is_given_up_alone(database: Any, tmp_path: Path) -> None:
     """
     When settling one shape never returns, that shape is given up within grace, verifying and a second; others go on.
+
+    Scenario H8.
     """
     async with hurt(database, tmp_path, "settle sick hang poison") as (service, audience):
         end = write(database, "poison", 100)

@@ -311,6 +311,8 @@ def explore(bench: Bench) -> None:
 def test_conditions_select_what_postgres_selects(plain: Bench) -> None:
     """
     On every row, our answer is Postgres's for the normalised text and for the text as written.
+
+    Scenarios F1, F2.
     """
     explore(plain)
 

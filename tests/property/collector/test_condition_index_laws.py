@@ -120,6 +120,8 @@ def test_the_index_never_misses_what_evaluation_accepts(
 ) -> None:
     """
     Whatever a condition includes, of the old or of the new row, in whichever order of columns, is found.
+
+    Scenarios F5, F6.
     """
     index = FilterIndex()
     for incarnation, where in enumerate(clauses):
@@ -138,6 +140,8 @@ def test_what_was_removed_leaves_nothing_behind(
 ) -> None:
     """
     After shapes come and go the index answers like one in which the others never were; empty, it holds nothing.
+
+    Scenario F5.
     """
     index, fresh = FilterIndex(), FilterIndex()
     for incarnation, (where, _) in enumerate(steps):
@@ -167,6 +171,8 @@ def test_what_was_removed_leaves_nothing_behind(
 def test_what_nobody_can_tell_concerns_everybody(clauses: list[str], row: Row) -> None:
     """
     An update without its old row concerns every shape; a row of a table whose columns changed every shape that reads any.
+
+    Scenario F7.
     """
     index = FilterIndex()
     for incarnation, where in enumerate(clauses):

@@ -252,6 +252,8 @@ def test_what_an_older_snapshot_misses_is_not_forgotten_for_a_newer_one() -> Non
 def test_commits_during_the_snapshot_wait_and_follow_it() -> None:
     """
     What commits between the snapshot and the end of its writing comes behind it, once.
+
+    Scenario H7.
     """
 
     async def story(world: World, engine: Engine) -> None:
@@ -497,6 +499,8 @@ def test_removing_a_shape_ends_it_durably() -> None:
 def test_a_changed_table_rotates_at_the_first_change_behind_it() -> None:
     """
     A description the shape does not survive ends it with the change that uses it, not before.
+
+    Scenario H16.
     """
 
     async def story(world: World, engine: Engine) -> None:
@@ -796,6 +800,8 @@ def test_an_idle_shape_leaves_memory_and_comes_back() -> None:
 def test_a_restart_buries_what_was_not_live() -> None:
     """
     A row that was still being created is tombstoned, its handle answered like an unknown one, its files removed.
+
+    Scenario H18.
     """
 
     async def story(world: World, engine: Engine) -> None:

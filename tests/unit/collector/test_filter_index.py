@@ -48,6 +48,8 @@ def updated(position: int, old: bytes, new: bytes) -> RoutedChange:
 def test_only_candidates_are_named() -> None:
     """
     Of many shapes that differ in a constant, those of the old and of the new row; what is equal goes together.
+
+    Scenarios F5, F8.
     """
     index = FilterIndex()
     for number in range(1000):

@@ -40,7 +40,11 @@ def boundary(tracker: FlushTracker) -> int:
 
 
 def test_shapes_that_take_turns_do_not_hold_the_boundary_still() -> None:
-    """A new entry starts behind the transaction before it, not at the boundary (B7)."""
+    """
+    A new entry starts behind the transaction before it, not at the boundary (B7).
+
+    Scenario H8.
+    """
     tracker = tracker_with(1, 2)
     commit(tracker, 1_100, 1)
     for lsn in range(1_200, 3_000, 200):
@@ -53,7 +57,11 @@ def test_shapes_that_take_turns_do_not_hold_the_boundary_still() -> None:
 
 
 def test_a_flush_between_two_fragments_is_neither_lost_nor_too_much() -> None:
-    """A report of the transaction before pays that one and leaves the half-way one owed (B1, B2)."""
+    """
+    A report of the transaction before pays that one and leaves the half-way one owed (B1, B2).
+
+    Scenario H10.
+    """
     tracker = tracker_with(1)
     commit(tracker, 1_100, 1)
     tracker.handle_txn_fragment(CommitLsn(1_200), [1], None, 0.0)
@@ -144,7 +152,11 @@ def test_reports_and_removals_of_unknown_incarnations_are_counted() -> None:
 
 
 def test_an_incarnation_that_owes_nothing_yet_can_be_removed() -> None:
-    """A creation that failed leaves nothing behind."""
+    """
+    A creation that failed leaves nothing behind.
+
+    Scenario H8.
+    """
     tracker = tracker_with()
     tracker.handle_shape_added(1, 0.0)
     commit(tracker, 1_100, 1)

@@ -111,7 +111,11 @@ def test_a_slice_is_published_at_once(bench: Bench) -> None:
 
 
 def test_a_transaction_nobody_asked_for_moves_the_boundary_at_once(bench: Bench) -> None:
-    """Nothing to do is nothing owed."""
+    """
+    Nothing to do is nothing owed.
+
+    Scenario H8.
+    """
     bench.add(1, LONE)
     bench.collector.handle([fragment(1_100, insert(30, 0), end=1_110)], 0.0)
     assert bench.delivery.told == []
@@ -130,7 +134,11 @@ def test_debts_are_registered_before_delivery(bench: Bench) -> None:
 
 
 def test_a_change_of_a_partition_reaches_shapes_on_it_and_on_its_root(bench: Bench) -> None:
-    """Each gets the change under its own table."""
+    """
+    Each gets the change under its own table.
+
+    Scenario H14.
+    """
     bench.add(1, ROOT)
     bench.add(2, PART_A)
     bench.add(3, PART_B)
@@ -194,7 +202,11 @@ def test_a_shape_removed_half_way_is_forgotten_by_the_end(bench: Bench) -> None:
 
 
 def test_what_is_sent_again_is_dropped(bench: Bench) -> None:
-    """Whole transactions, fragments and omitted ones at or below the last commit or the boundary change nothing."""
+    """
+    Whole transactions, fragments and omitted ones at or below the last commit or the boundary change nothing.
+
+    Scenario H6.
+    """
     bench.add(1, LONE)
     bench.collector.handle([fragment(1_100, insert(LONE, 0), end=1_110)], 0.0)
     told = list(bench.delivery.told)
@@ -217,7 +229,11 @@ def test_what_is_sent_again_is_dropped(bench: Bench) -> None:
 
 
 def test_a_transaction_read_again_goes_on_where_it_was(bench: Bench) -> None:
-    """After a lost connection the same operations come again; each is delivered once."""
+    """
+    After a lost connection the same operations come again; each is delivered once.
+
+    Scenario H6.
+    """
     bench.add(1, LONE)
     bench.collector.handle([fragment(1_100, insert(LONE, 0), insert(LONE, 2))], 0.0)
     bench.collector.handle([fragment(1_050, insert(LONE, 0), end=1_060)], 0.0)
@@ -299,7 +315,11 @@ def test_a_truncate_half_way_stops_the_fragments_behind_it(bench: Bench) -> None
     [(ROOT, [ROOT, PART_A]), (PART_A, [ROOT, PART_A]), (PART_B, [ROOT]), (30, [])],
 )
 def test_a_truncate_in_a_partitioned_table_spoils_both_ways(bench: Bench, truncated: int, spoiled: list[int]) -> None:
-    """Truncating the root empties its partitions, truncating a partition takes rows from the root."""
+    """
+    Truncating the root empties its partitions, truncating a partition takes rows from the root.
+
+    Scenario H14.
+    """
     bench.add(1, ROOT)
     bench.add(2, PART_A)
     bench.add(3, LONE)
@@ -329,7 +349,11 @@ def test_a_shape_that_survives_a_truncate_gets_the_rest(bench: Bench) -> None:
 
 
 def test_an_omitted_transaction_spoils_what_it_touched(bench: Bench) -> None:
-    """The debt is registered first and paid by removal only; others go on."""
+    """
+    The debt is registered first and paid by removal only; others go on.
+
+    Scenario H2.
+    """
     owed: list[int] = []
 
     def spoiled(tables: Sequence[int]) -> None:
@@ -365,7 +389,11 @@ def test_a_transaction_that_turns_out_too_large_spoils_what_was_handed_on(bench:
 
 
 def test_descriptions_are_told_in_stream_order(bench: Bench) -> None:
-    """What was collected before is published first; the root is named with the partition."""
+    """
+    What was collected before is published first; the root is named with the partition.
+
+    Scenario H1.
+    """
     bench.collector.handle([RelationSeen(relation(99))], 0.0)
     bench.add(1, ROOT)
     bench.collector.handle(
@@ -393,7 +421,11 @@ def test_a_missing_old_row_is_left_to_the_consumer(bench: Bench) -> None:
 
 
 def test_a_frontier_moves_what_is_seen_but_not_half_way(bench: Bench) -> None:
-    """Idle, the boundary follows it; inside a transaction it is ignored (S6)."""
+    """
+    Idle, the boundary follows it; inside a transaction it is ignored (S6).
+
+    Scenario H9.
+    """
     bench.add(1, LONE)
     bench.collector.handle([Frontier(EndLsn(1_050))], 0.0)
     assert bench.boundary == bench.collector.last_seen_lsn == 1_050
@@ -497,6 +529,8 @@ def row_change(oid: int, position: int, value: int) -> Change:
 def test_a_shape_with_a_condition_gets_and_owes_only_what_may_concern_it() -> None:
     """
     It is not handed other rows and does not owe their commits, but for the end of a transaction it got a part of.
+
+    Scenario F8.
     """
     bench = Bench()
     bench.add(1, LONE)
@@ -526,6 +560,8 @@ def test_a_shape_with_a_condition_gets_and_owes_only_what_may_concern_it() -> No
 def test_a_truncate_spoils_shapes_whatever_their_condition() -> None:
     """
     Also one that no row of the transaction concerns; it owes the commit until its tombstone is synced.
+
+    Scenario F8.
     """
     bench = Bench()
     bench.shapes[2] = LONE

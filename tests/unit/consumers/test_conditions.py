@@ -144,6 +144,8 @@ def test_a_row_on_which_evaluation_fails_is_not_in_the_shape() -> None:
 def test_without_the_old_row_nobody_can_tell(operation: str) -> None:
     """
     The shape ends, even if the new row is not for it.
+
+    Scenario H2.
     """
     lost = change(operation, None, OUT if operation == "update" else None, is_old_missing=True)
     assert isinstance(answer(shape("title = 'in'"), lost), Rotate)
@@ -186,6 +188,8 @@ def test_a_column_of_the_condition_alone_ends_the_shape_too() -> None:
 def test_equal_conditions_are_one_shape_and_compiled_once() -> None:
     """
     White space, parameters and their spelling in the text do not matter; another constant does.
+
+    Scenario F11.
     """
     assert shape("n   >  3") == shape("(n > 3)")
     assert shape("title = $1", "x", "spare") == shape("title = 'x'::text", "other")

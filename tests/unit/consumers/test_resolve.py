@@ -45,6 +45,8 @@ def test_without_columns_all_are_selected() -> None:
 def test_listing_columns_makes_another_shape() -> None:
     """
     The order of the list does not matter; that there is one does.
+
+    Scenario F11.
     """
     assert resolve(columns=("title", "id")) == resolve(columns=("id", "title"))
     assert resolve(columns=("id", "title", "n", "body")) != resolve()

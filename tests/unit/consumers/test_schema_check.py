@@ -28,6 +28,8 @@ def with_columns(*columns: StreamColumn) -> RelationDescription:
 def test_an_unchanged_table_is_survived() -> None:
     """
     The same columns under the same identity are no reason, in any order, from any partition.
+
+    Scenario H16.
     """
     assert check_description(DESCRIPTION, WHOLE) is None
     assert check_table(ITEMS, WHOLE) is None
@@ -39,6 +41,8 @@ def test_an_unchanged_table_is_survived() -> None:
 def test_a_renamed_or_replaced_table_is_not_survived(definition: ShapeDefinition) -> None:
     """
     Another name for the oid, and another oid for the name, end the log.
+
+    Scenario H16.
     """
     renamed = DESCRIPTION._replace(id=TableId(100, "other", "items"))
     assert check_description(renamed, definition) == "table was renamed"

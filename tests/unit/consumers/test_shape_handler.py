@@ -61,6 +61,8 @@ def lasts(elements: Sequence[Element]) -> list[tuple[int, bool]]:
 def test_visibility_is_asked_below_the_horizon_only(commit: int, xid: int, kept: bool) -> None:  # noqa: FBT001
     """
     What the snapshot saw is dropped, by transaction id and only for commits below the horizon; ids may have wrapped.
+
+    Scenario H7.
     """
     assert is_kept(BOUNDS, CommitLsn(commit), xid) is kept
     answer = handler().handle(part([change("insert", 0, new=row(1))], commit=commit, xid=xid), {})
@@ -100,6 +102,8 @@ CHANGES = [
 def test_cutting_a_transaction_changes_nothing(cuts: set[int], ends_empty: bool) -> None:  # noqa: FBT001 - drawn
     """
     However a transaction is cut into parts, its elements are the same.
+
+    Scenario H5.
     """
     expected = taken(handler().handle(part([replace(change, encoded={}) for change in CHANGES]), {}))
     places = sorted({0, *cuts, len(CHANGES)})
@@ -152,6 +156,8 @@ def test_projections_are_forgotten_with_their_shapes() -> None:
 def test_what_cannot_be_followed_ends_the_log() -> None:
     """
     A row without its old values, a truncate, a table that changed: each says why.
+
+    Scenario H2.
     """
     missing = replace(change("delete", 0), is_old_missing=True)
     assert handler().handle(part([missing]), {}) == Rotate(

@@ -44,7 +44,11 @@ def test_the_same_slot_goes_on(found: SlotIdentity) -> None:
     ],
 )
 def test_another_life_begins_a_new_epoch(found: SlotIdentity, word: str) -> None:
-    """Whatever is not provably the same life of the same slot is another one, and the reason says what differs."""
+    """
+    Whatever is not provably the same life of the same slot is another one, and the reason says what differs.
+
+    Scenario H17.
+    """
     decision = decide(found)
     assert isinstance(decision, NewEpoch)
     assert word in decision.reason

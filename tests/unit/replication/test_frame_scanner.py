@@ -181,6 +181,8 @@ def test_descriptions_of_dropped_transactions_wait_behind_a_frontier() -> None:
 def test_an_empty_transaction_is_a_position() -> None:
     """
     A commit without anything in it becomes a frontier and no frames.
+
+    Scenario H5.
     """
     scanner = FrameScanner(ZERO_COMMIT)
     scanner.feed([*transaction(100, R, I), *transaction(200)])
@@ -234,6 +236,8 @@ def test_no_frontier_inside_a_transaction() -> None:
 def test_a_frontier_follows_the_frames_before_it() -> None:
     """
     In one drain the batch comes first.
+
+    Scenario H9.
     """
     scanner = FrameScanner(ZERO_COMMIT)
     scanner.feed([*transaction(100, R, I), keepalive(300)])

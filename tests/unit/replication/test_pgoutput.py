@@ -70,6 +70,8 @@ def test_relation() -> None:
 def test_row_changes() -> None:
     """
     Rows are tuples of text and None.
+
+    Scenario H1.
     """
     assert decode(encode_insert(OID, [b"1", None])) == Insert(OID, (b"1", None), False)
     assert decode(encode_insert(OID, [b"", LONG])) == Insert(OID, (b"", LONG), False)
@@ -123,6 +125,8 @@ def test_short_types_read_the_same() -> None:
 def test_truncate_names_all_tables() -> None:
     """
     Options are of no concern.
+
+    Scenario H1.
     """
     assert decode(encode_truncate([1, 2, 2**32 - 1], is_cascade=True)) == Truncate((1, 2, 2**32 - 1))
     assert decode(encode_truncate([], is_restarting_identity=True)) == Truncate(())
@@ -131,6 +135,8 @@ def test_truncate_names_all_tables() -> None:
 def test_others_are_ignored() -> None:
     """
     Types, origins and logical messages are known and ignored.
+
+    Scenario H1.
     """
     assert decode(encode_type(1, "s", "t")) == Ignored("Y")
     assert decode(encode_origin(1, "o")) == Ignored("O")

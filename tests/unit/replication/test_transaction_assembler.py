@@ -79,6 +79,8 @@ def test_a_transaction_becomes_one_fragment() -> None:
 def test_positions_begin_again_with_each_transaction() -> None:
     """
     Several transactions in one run of bytes stay apart.
+
+    Scenario H5.
     """
     assembler = TransactionAssembler()
     events = assembler.feed(
@@ -130,6 +132,8 @@ def test_the_end_of_the_bytes_ends_a_fragment() -> None:
 def test_a_large_transaction_is_cut_by_bytes() -> None:
     """
     A fragment holds about the limit.
+
+    Scenario H5.
     """
     row = encode_insert(1, [b"x" * 10_000])
     count = 3 * FRAGMENT_BYTES_MAX // 10_000

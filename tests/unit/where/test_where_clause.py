@@ -56,6 +56,8 @@ TRUE_OF_THE_ROW: list[str] = [
 def test_conditions_hold(text: str) -> None:
     """
     Each holds of the example row, and its normalised text is the same condition, written the same.
+
+    Scenario F2.
     """
     assert evaluate(text) is True
     normalised = clause(text).normalised
@@ -93,6 +95,8 @@ def test_conditions_hold(text: str) -> None:
 def test_null_is_neither(text: str, expected: bool | None) -> None:  # noqa: FBT001 - a table of results
     """
     With `v` and `b` NULL, logic has three values.
+
+    Scenarios F2, F4.
     """
     assert evaluate(text, v=None, b=None) is expected
 
@@ -103,6 +107,8 @@ def test_null_is_neither(text: str, expected: bool | None) -> None:  # noqa: FBT
 def test_a_row_that_cannot_be_evaluated_is_not_included(text: str) -> None:
     """
     What would be an error in Postgres gives neither true nor false, and raises nothing.
+
+    Scenario F4.
     """
     assert evaluate(text, id="0" if "/" in text else "5") is None
 
@@ -114,6 +120,8 @@ def test_a_row_that_cannot_be_evaluated_is_not_included(text: str) -> None:
 def test_rubbish_in_a_row_raises_nothing(text: str) -> None:
     """
     Text that no server sends is not included.
+
+    Scenario F4.
     """
     rubbish = tuple(b"\xff{nonsense" for _ in ORDER)
     made = clause(text)
@@ -146,6 +154,8 @@ def test_a_parameter_is_only_ever_a_value() -> None:
 def test_the_same_condition_has_one_text(text: str) -> None:
     """
     Blanks, case, parentheses, casts to the type a literal has anyway, and parameters do not matter.
+
+    Scenario F11.
     """
     assert clause(text, ["x"]).normalised == '(("id" = 5) AND ("v" = \'x\'::text))'
 
@@ -238,6 +248,8 @@ def test_no_facts_are_needed_for_plain_columns() -> None:
 def test_plans_name_what_an_index_can_answer() -> None:
     """
     Equality, IN, containment and membership are found, through AND and OR, with keys as rows have them.
+
+    Scenarios F5, F6.
     """
     plan = index_plan(clause("id = 5"))
     assert plan is not None

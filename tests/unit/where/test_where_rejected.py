@@ -103,6 +103,8 @@ REFUSED: list[tuple[str, str]] = [
 def test_a_refusal_says_where_and_why(text: str, expected: str) -> None:
     """
     The sentence of the contract comes first; what follows begins with a full stop and says what is supported.
+
+    Scenarios F1, F3.
     """
     message = refusal(text)
     assert message == expected or re.fullmatch(re.escape(expected) + r"\. [A-Z].*", message, re.DOTALL), message
@@ -136,6 +138,8 @@ def test_parameters_beyond_ten_and_unused_ones_are_fine() -> None:
 def test_an_enum_without_its_labels_is_refused_as_the_reference_does() -> None:
     """
     Without facts about the enum a literal cannot be checked; its text still compares.
+
+    Scenario F1.
     """
     message = refusal("status = 'open'", facts=NO_FACTS)
     assert message.startswith("At location 9: invalid syntax for type enum mood: open. ")
@@ -155,5 +159,7 @@ def test_characters_that_no_database_holds_are_refused() -> None:
 def test_a_domain_is_its_base_type() -> None:
     """
     A column with a domain is used like one of the type under it.
+
+    Scenario F1.
     """
     assert compile_where("positive + 1 = 8", (), COLUMNS, FACTS).columns == ("positive",)
