@@ -9,7 +9,6 @@ Nothing that a client sends ends in a 500; a fault of ours ends in one that tell
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,24 +22,22 @@ from penstock.api import caching, params, plan
 from penstock.api.abc import ShapeSource
 from penstock.api.admission import Admission
 from penstock.api.exchange import Exchange
+from penstock.api.gate import UNAUTHORIZED, Gate
 from penstock.api.plan import JSON_TYPE, TEXT_TYPE, Answer, Planner
 from penstock.api.settings import ApiSettings
 from penstock.api.shape_route import Events, ShapeRoute, World
-from penstock.errors import ConnectionLostError, DecodeError
+from penstock.errors import ConnectionLostError
 from penstock.shapes.reading import Health
 from penstock.wire import names
 
 STATUS_TIMEOUT_S: Final = 5.0
 PREFLIGHT_AGE_S: Final = 86_400
 ALLOWED_REQUEST_HEADERS: Final = frozenset({"if-none-match", "traceparent"})
-OVERLOAD_RETRY_S_MIN: Final = 5
 
 _log = structlog.get_logger("penstock.api")
 
 _NOT_FOUND: Final = Answer(404, (TEXT_TYPE,), b"Not found")
-_BAD_REQUEST: Final = Answer(400)
 _TOO_LONG: Final = Answer(414, (TEXT_TYPE, (b"connection", b"close")), b"Request-URI Too Long")
-_UNAUTHORIZED: Final = Answer(401, (), b'{"message":"Unauthorized - Invalid API secret"}')
 _READING: Final = frozenset({"GET", "HEAD"})
 _AWAY: Final = Health("starting", plan.REASON_SOURCE_AWAY)
 
@@ -73,7 +70,6 @@ class ShapeApp:
         self._source = source
         self._settings = settings
         self._server = f"Penstock/{settings.version}".encode()
-        self._secret = None if settings.secret is None else settings.secret.encode()
         self._world = world or World()
         self.admission: Final = Admission(
             initial_max=settings.requests_initial_max,
@@ -82,6 +78,7 @@ class ShapeApp:
         )
         self.route: Final = ShapeRoute(source, settings, data_dir, self.admission, self._world)
         self._planner: Planner = self.route.planner
+        self.gate: Final = Gate(settings, self.admission, self._planner, self._world.random.randint)
         self._readers = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="penstock-reader")
         self._exchanges: set[Exchange] = set()
         self._is_stopping = False
@@ -202,18 +199,9 @@ class ShapeApp:
             )
             await exchange.answer(refusal)
             return
-        kind = self.admission.classify(params.find_handle(query))
-        permit = self.admission.admit(kind)
-        if permit is None:
-            limit = self.admission.limits[kind]
-            refusal = self._planner.refuse(
-                503,
-                f"Concurrent {kind.value} request limit exceeded (limit: {limit}), please retry",
-                code="concurrent_request_limit_exceeded",
-                retry_after_s=OVERLOAD_RETRY_S_MIN + self._world.random.randint(1, 5),
-                is_known=True,
-            )
-            await exchange.answer(refusal)
+        permit = self.gate.admit(params.find_handle(query))
+        if isinstance(permit, Answer):
+            await exchange.answer(permit)
             return
         try:
             request = params.validate(query)
@@ -236,17 +224,14 @@ class ShapeApp:
         """
         Give the query of a request that may go on; any other has been answered.
         """
-        try:
-            query = params.decode_query(exchange.query_string)
-        except DecodeError:
-            await exchange.answer(_BAD_REQUEST)
-            return None
-        if self._secret is not None:
-            given = params.find_secret(query) or ""
-            if not hmac.compare_digest(given.encode(), self._secret):
-                await exchange.answer_plain(_UNAUTHORIZED)
-                return None
-        return query
+        query = self.gate.read(exchange.query_string)
+        if query is UNAUTHORIZED:
+            await exchange.answer_plain(UNAUTHORIZED)
+        elif isinstance(query, Answer):
+            await exchange.answer(query)
+        else:
+            return query
+        return None
 
     # --- for operators -----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
@@ -20,7 +19,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from penstock.api import caching
+from penstock.api import heads
 from penstock.api.files import OpenBody
 from penstock.api.plan import Answer, Header
 from penstock.wire import names
@@ -29,14 +28,6 @@ ABORT_EXTENSION: Final = "penstock.abort"
 """Name of the ASGI extension by which our server offers to cut a connection."""
 
 WATCH_DELAY_S: Final = 0.05
-REQUEST_ID_CHARS_MIN: Final = 20
-REQUEST_ID_CHARS_MAX: Final = 200
-
-SHAPE_METHODS: Final = b"GET, POST, HEAD, DELETE, OPTIONS"
-OTHER_METHODS: Final = b"GET, HEAD"
-
-_PRINTABLE: Final = re.compile(rb"[\x21-\x7e]+")
-_BODILESS: Final = frozenset({204, 304})
 
 
 class Exchange:
@@ -145,7 +136,7 @@ class Exchange:
             CorruptLogError: a file is shorter than it was said to be; the connection must be cut.
         """
         await self._start(answer, body.bytes_count)
-        if self.method != "HEAD" and answer.status not in _BODILESS:
+        if self.method != "HEAD" and answer.status not in heads.BODILESS:
             left = body.bytes_count
             async for block in body.blocks(readers):
                 left -= len(block)
@@ -198,15 +189,14 @@ class Exchange:
             self._abort()
 
     async def _start(self, answer: Answer, bytes_count: int | None, *, has_cors: bool = True) -> None:
-        given = {name for name, _ in answer.headers}
-        headers = [(names.SERVER_HEADER, self._server), (names.REQUEST_ID_HEADER, self.request_id.encode())]
-        if b"cache-control" not in given and answer.status != 204:
-            headers.append((b"cache-control", caching.DEFAULT_CACHE_CONTROL))
-        if has_cors:
-            headers += self._cors()
-        headers += answer.headers
-        if bytes_count is not None and answer.status not in _BODILESS:
-            headers.append((b"content-length", b"%d" % bytes_count))
+        headers = heads.complete(
+            answer,
+            server=self._server,
+            request_id=self.request_id.encode(),
+            origin=heads.allowed_origin(self.header_lines(b"origin")) if has_cors else None,
+            is_shape=self.path == names.SHAPE_PATH,
+            bytes_count=bytes_count,
+        )
         self.is_started = True
         await self._put({"type": "http.response.start", "status": answer.status, "headers": headers})
 
@@ -232,20 +222,9 @@ class Exchange:
         else:
             self._stall_timer = loop.call_later(self._send_timeout_s - waited_s, self._judge_stall, loop)
 
-    def _cors(self) -> list[Header]:
-        origins = self.header_lines(b"origin")
-        is_echoed = len(origins) == 1 and _PRINTABLE.fullmatch(origins[0])
-        return [
-            (b"access-control-allow-origin", origins[0] if is_echoed else b"*"),
-            (b"access-control-expose-headers", names.EXPOSED_HEADERS),
-            (b"access-control-allow-methods", SHAPE_METHODS if self.path == names.SHAPE_PATH else OTHER_METHODS),
-        ]
-
     def _find_request_id(self) -> str:
-        for value in self.header_lines(names.REQUEST_ID_HEADER)[:1]:
-            if REQUEST_ID_CHARS_MIN <= len(value) <= REQUEST_ID_CHARS_MAX and _PRINTABLE.fullmatch(value):
-                return value.decode("ascii")
-        return secrets.token_hex(16)
+        echoed = heads.echoed_request_id(self.header_lines(names.REQUEST_ID_HEADER))
+        return secrets.token_hex(16) if echoed is None else echoed.decode("ascii")
 
 
 def resolve_path(scope: Scope) -> str:

@@ -16,28 +16,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
 
-from penstock.api import plan
 from penstock.api.abc import ShapeSource
+from penstock.api.dialogue import News
 from penstock.errors import ConnectionLostError
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import Advanced, OpenReply, Rotated, ShapeRequest
+from penstock.shapes.reading import OpenReply, ShapeRequest
 
 RETRY_DELAY_S_MIN: Final = 0.05
 RETRY_DELAY_S_MAX: Final = 0.5
 
 _T = TypeVar("_T")
-
-
-class News:
-    """
-    What a parked request learns, with the body that all who learn it send.
-    """
-
-    __slots__ = ("body", "reply")
-
-    def __init__(self, reply: Advanced | Rotated) -> None:
-        self.reply: Final = reply
-        self.body: Final = plan.live_body(reply.range) if isinstance(reply, Advanced) else plan.LogBody()
 
 
 class _Question(Generic[_T]):

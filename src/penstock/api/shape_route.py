@@ -8,6 +8,7 @@ the shape was compacted, then the new answer names other files, or removed, then
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
@@ -20,14 +21,15 @@ from penstock.api import plan
 from penstock.api.abc import ShapeSource
 from penstock.api.admission import Admission, Permit
 from penstock.api.caching import CURSOR_STEP_S_MAX
+from penstock.api.dialogue import Ask, Dialogue, News, Nothing, Wait, converse, unready
 from penstock.api.files import OpenBody
-from penstock.api.live import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, News, SharedSource
+from penstock.api.live import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, SharedSource
 from penstock.api.params import LogRequest
-from penstock.api.plan import Answer, LogBody, Moment, Park, Planner, Reach, Stream
+from penstock.api.plan import Answer, LogBody, Moment, Planner, Stream
 from penstock.api.settings import SSE_KEEPALIVE_S, SSE_LIFE_S, ApiSettings
 from penstock.errors import ConnectionLostError
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import LogRange, Opened, OpenReply, Refused, Rotated, ShapeRequest
+from penstock.shapes.reading import LogRange, OpenReply, Refused, Rotated, ShapeRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,50 +90,46 @@ class ShapeRoute:
         """
         Find the answer, however long the contract allows that to take.
         """
-        settings = self._settings
-        started = asyncio.get_running_loop().time()
-        live_until = started + settings.long_poll_timeout_s
-        reach_until = started + settings.long_poll_timeout_s / 2
-        patience_until = live_until if request.shape.is_live else started + settings.source_timeout_s
-        reply = await self._open(request.shape, patience_until, plan.RETRY_UNREADY_S)
-        permit.become_existing()
-        is_live_over = is_reach_over = is_second_look = False
-        while True:
-            decision = self.planner.decide(request, reply, if_none_match, self._world.moment())
-            news: News | None = None
-            match decision:
-                case Stream():
-                    return self._stream(request, decision.handle, decision.found, readers)
-                case Park() if is_live_over:
-                    assert isinstance(reply, Opened)
-                    decision = self._no_change(request, reply)
-                case Park():
-                    news = await self._wait(decision.handle, decision.after, live_until)
-                    is_live_over = news is None
-                case Reach() if is_reach_over:
-                    if request.is_sse and not decision.is_replaying and request.shape.offset is not None:
-                        found = LogRange(request.shape.offset, decision.last)
-                        return Events(self._events_head(request, decision.handle, found), _nothing())
-                    decision = self.planner.out_of_bounds(is_replaying=decision.is_replaying)
-                case Reach():
-                    is_reach_over = await self._wait(decision.handle, decision.last, reach_until) is None
-                case Answer():
-                    pass
-            if isinstance(decision, Park) and news is not None:
-                decision = self._answer_news(request, decision.handle, news)
-            if isinstance(decision, Answer):
-                try:
-                    return Ready(decision, OpenBody.open(decision.body, self._data_dir))
-                except FileNotFoundError:
-                    if is_second_look:
-                        return self._ready(self.planner.give_up(Rotated()))
-                    is_second_look = True
-            patience_until = started if is_live_over or is_reach_over else live_until
-            reply = await self._open(request.shape, patience_until, plan.RETRY_GONE_AT_TIMEOUT_S)
+        dialogue = self.begin(request, if_none_match)
+        with contextlib.closing(dialogue):
+            step = next(dialogue)
+            while True:
+                match step:
+                    case Ask():
+                        reply = await self._open(request.shape, step)
+                        permit.become_existing()
+                        step = dialogue.send(reply)
+                    case Wait():
+                        step = dialogue.send(await self._wait(step.handle, step.after, step.until))
+                    case Stream():
+                        return self._stream(request, step.handle, step.found, readers)
+                    case Nothing():
+                        return Events(self._events_head(request, step.handle, step.found), _nothing())
+                    case Answer():
+                        try:
+                            return Ready(step, OpenBody.open(step.body, self._data_dir))
+                        except FileNotFoundError:
+                            step = dialogue.send(None)
+
+    def begin(self, request: LogRequest, if_none_match: list[bytes]) -> Dialogue:
+        """
+        Begin the dialogue that leads to the answer.
+        """
+        now = asyncio.get_running_loop().time()
+        return converse(self.planner, request, if_none_match, now, self._world.moment)
+
+    def take_note(self, request: ShapeRequest, reply: OpenReply) -> None:
+        """
+        Remember which handles are served and which are over.
+        """
+        if request.handle is not None and isinstance(reply, Rotated):
+            self._admission.forget(request.handle)
+        if not isinstance(reply, Refused) and reply.handle is not None:
+            self._admission.remember(reply.handle)
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    async def _open(self, request: ShapeRequest, until: float, retry_after_s: int) -> OpenReply:
+    async def _open(self, request: ShapeRequest, ask: Ask) -> OpenReply:
         """
         Ask, and ask again while the engine is away, until that moment.
         """
@@ -141,8 +139,8 @@ class ShapeRoute:
             try:
                 return await self._open_once(request)
             except ConnectionLostError:
-                if loop.time() + delay_s >= until:
-                    return _unready(plan.REASON_SOURCE_AWAY, retry_after_s)
+                if loop.time() + delay_s >= ask.until:
+                    return ask.refusal
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, RETRY_DELAY_S_MAX)
 
@@ -151,11 +149,8 @@ class ShapeRoute:
             async with asyncio.timeout(self._settings.open_timeout_s):
                 reply = await self.shared.open(request)
         except TimeoutError:
-            return _unready(plan.REASON_REPLAYING, plan.RETRY_UNREADY_S)
-        if request.handle is not None and isinstance(reply, Rotated):
-            self._admission.forget(request.handle)
-        if not isinstance(reply, Refused) and reply.handle is not None:
-            self._admission.remember(reply.handle)
+            return unready(plan.REASON_REPLAYING, plan.RETRY_UNREADY_S)
+        self.take_note(request, reply)
         return reply
 
     async def _wait(self, handle: str, after: LogOffset, until: float) -> News | None:
@@ -164,22 +159,6 @@ class ShapeRoute:
                 return await self.shared.wait(handle, after)
         except TimeoutError:
             return None
-
-    # --- answering ---------------------------------------------------------------------------------------------------
-
-    def _answer_news(self, request: LogRequest, handle: str, news: News) -> Answer:
-        if isinstance(news.reply, Rotated):
-            return self.planner.give_up(news.reply)
-        return self.planner.live_data(request, handle, news.reply.range, news.body, self._world.moment())
-
-    def _no_change(self, request: LogRequest, reply: Opened) -> Answer:
-        moment = self._world.moment()
-        return self.planner.no_change(
-            request, reply.handle, reply.range.chunk_end, reply.last_seen_lsn, moment, schema=None
-        )
-
-    def _ready(self, answer: Answer) -> Ready:
-        return Ready(answer, OpenBody.open(answer.body, self._data_dir))
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -226,10 +205,6 @@ class ShapeRoute:
             return plan.frame_events(await opened.whole(readers))
         finally:
             opened.close()
-
-
-def _unready(reason: str, retry_after_s: int) -> Refused:
-    return Refused(503, f"Timeout waiting for {reason}", retry_after_s=retry_after_s)
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:
