@@ -10,15 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from penstock.api.plan import LogBody
 from penstock.api.settings import FILE_BLOCK_BYTES
 from penstock.errors import CorruptLogError
 from penstock.shapes.reading import FilePiece
+
+
+class Run(NamedTuple):
+    """
+    Part of an open file.
+    """
+
+    descriptor: int
+    start_byte: int
+    end_byte: int
 
 
 class OpenBody:
@@ -84,6 +94,37 @@ class OpenBody:
         Give the body at once.
         """
         return b"".join([block async for block in self.blocks(readers)])
+
+    def runs(self) -> Iterator[bytes | Run]:
+        """
+        Give the body as bytes in memory and runs of open files.
+        """
+        if isinstance(self._body, bytes):
+            yield self._body
+            return
+        for segment in self._body.segments():
+            if isinstance(segment, FilePiece):
+                yield Run(self._files[segment.path], segment.start_byte, segment.start_byte + segment.bytes_count)
+            else:
+                yield segment
+
+    def read_now(self) -> bytes:
+        """
+        Give the body at once, read where the caller is: for bodies of about a block.
+
+        Raises:
+            CorruptLogError: a file is shorter than it was said to be.
+        """
+        parts: list[bytes] = []
+        for run in self.runs():
+            if isinstance(run, bytes):
+                parts.append(run)
+                continue
+            part = os.pread(run.descriptor, run.end_byte - run.start_byte, run.start_byte)
+            if len(part) < run.end_byte - run.start_byte:
+                raise CorruptLogError(f"a file ends at byte {run.start_byte + len(part)}, before {run.end_byte}")
+            parts.append(part)
+        return b"".join(parts)
 
     async def _read(self, piece: FilePiece, readers: Executor) -> AsyncIterator[bytes]:
         descriptor = self._files[piece.path]

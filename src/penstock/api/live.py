@@ -4,7 +4,8 @@ Waiting together: one question to the engine for all requests that wait for the 
 Shell. Two kinds of questions are shared. Live requests that have everything up to the same place of the same log hang
 on one `wait`, whose answer, body included, is made once for all of them. Live requests with equal parameters that come
 at the same time share one `open`; the answer may then be older than the request by one round trip, which a live request
-cannot notice, because it waits for whatever the answer did not contain. Plain requests share nothing.
+cannot notice, because it waits for whatever the answer did not contain. Plain requests share only a question that has
+not been put yet: those that are read in one turn of the loop.
 
 A question whose last asker has left is cancelled. While the engine is away a `wait` is asked again and again until
 its askers have lost patience; each of them has a deadline of its own.
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
+
+import structlog
 
 from penstock.api.abc import ShapeSource
 from penstock.api.dialogue import News
@@ -25,15 +28,107 @@ from penstock.shapes.reading import OpenReply, ShapeRequest
 RETRY_DELAY_S_MIN: Final = 0.05
 RETRY_DELAY_S_MAX: Final = 0.5
 
+TOLD_AT_ONCE_MAX: Final = 256
+"""Askers that learn an answer in one turn of the loop; then everybody else has a turn."""
+
 _T = TypeVar("_T")
+_T_contra = TypeVar("_T_contra", contravariant=True)
+
+_log = structlog.get_logger("penstock.api")
 
 
-class _Question(Generic[_T]):
-    __slots__ = ("askers", "task")
+class Asker(Protocol[_T_contra]):
+    """
+    Who waits for an answer; exactly one of the two is called, unless it leaves before.
+    """
 
-    def __init__(self, task: asyncio.Task[_T]) -> None:
-        self.task = task
-        self.askers: set[asyncio.Future[_T]] = set()
+    def told(self, answer: _T_contra) -> None:
+        """
+        Take the answer.
+        """
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """
+        Learn that there will be none.
+        """
+        ...
+
+
+class Question(Generic[_T]):
+    """
+    A question under way, with all who wait for its answer.
+    """
+
+    __slots__ = ("_askers", "_key", "_shared", "task")
+
+    def __init__(self, shared: Shared[_T], key: Hashable) -> None:
+        self._shared = shared
+        self._key = key
+        self._askers: dict[Asker[_T], None] = {}
+        self.task: asyncio.Task[_T] | None = None
+
+    def join(self, asker: Asker[_T]) -> None:
+        """
+        Wait for the answer too.
+        """
+        self._askers[asker] = None
+
+    def leave(self, asker: Asker[_T]) -> None:
+        """
+        Wait no longer; when the last has left, the question is taken back. Leaving twice has no effect.
+        """
+        self._askers.pop(asker, None)
+        if not self._askers and self.task is not None and not self.task.done():
+            self._shared.drop(self._key, self)
+            self.task.cancel()
+
+    def finish(self, task: asyncio.Task[_T]) -> None:
+        """
+        Tell all who wait.
+        """
+        self._shared.drop(self._key, self)
+        loop = asyncio.get_running_loop()
+        error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+
+        def tell_some() -> None:
+            for _ in range(min(TOLD_AT_ONCE_MAX, len(self._askers))):
+                asker = next(iter(self._askers))
+                del self._askers[asker]
+                try:
+                    if error is None:
+                        asker.told(task.result())
+                    else:
+                        asker.failed(error)
+                except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
+                    _log.exception("an answer could not be passed on")
+            if self._askers:
+                loop.call_soon(tell_some)
+
+        tell_some()
+
+
+class _FutureAsker(Generic[_T]):
+    """
+    A task that waits.
+    """
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+    def told(self, answer: _T) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def failed(self, error: BaseException) -> None:
+        if self.future.done():
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self.future.cancel()
+        else:
+            self.future.set_exception(error)
 
 
 class Shared(Generic[_T]):
@@ -41,59 +136,58 @@ class Shared(Generic[_T]):
     Questions under way, by what they ask.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, is_closed_when_put: bool = False) -> None:
+        """
+        Begin without any.
+
+        Args:
+            name: what is asked, for the names of tasks.
+            is_closed_when_put: whether nobody joins a question that has been put already, so that every answer is
+                newer than all its askers.
+        """
         self._name = name
-        self._questions: dict[Hashable, _Question[_T]] = {}
+        self._is_closed_when_put = is_closed_when_put
+        self._questions: dict[Hashable, Question[_T]] = {}
 
     @property
     def count(self) -> int:
         """
-        How many questions are under way.
+        How many questions can be joined.
         """
         return len(self._questions)
 
-    async def ask(self, key: Hashable, put: Callable[[], Awaitable[_T]]) -> _T:
+    def join(self, key: Hashable, put: Callable[[], Awaitable[_T]], asker: Asker[_T]) -> Question[_T]:
         """
-        Give the answer to the question under way for this key, or put it.
+        Wait for the answer to the question for this key, which is put if it is not under way.
         """
         question = self._questions.get(key)
         if question is None:
-            question = self._start(key, put)
-        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        question.askers.add(answer)
-        try:
-            return await answer
-        finally:
-            question.askers.discard(answer)
-            if not question.askers and not question.task.done():
-                self._drop(key, question)
-                question.task.cancel()
-
-    def _start(self, key: Hashable, put: Callable[[], Awaitable[_T]]) -> _Question[_T]:
-        async def run() -> _T:
-            return await put()
-
-        question = _Question(asyncio.get_running_loop().create_task(run(), name=f"{self._name} {key!s:.100}"))
-        self._questions[key] = question
-
-        def finish(task: asyncio.Task[_T]) -> None:
-            self._drop(key, question)
-            askers = [asker for asker in question.askers if not asker.done()]
-            if task.cancelled():
-                for asker in askers:
-                    asker.cancel()
-                return
-            error = task.exception()
-            for asker in askers:
-                if error is None:
-                    asker.set_result(task.result())
-                else:
-                    asker.set_exception(error)
-
-        question.task.add_done_callback(finish)
+            question = self._questions[key] = Question(self, key)
+            question.task = asyncio.get_running_loop().create_task(self._run(key, question, put), name=self._name)
+            question.task.add_done_callback(question.finish)
+        question.join(asker)
         return question
 
-    def _drop(self, key: Hashable, question: _Question[_T]) -> None:
+    async def ask(self, key: Hashable, put: Callable[[], Awaitable[_T]]) -> _T:
+        """
+        Give the answer to the question for this key.
+        """
+        asker: _FutureAsker[_T] = _FutureAsker()
+        question = self.join(key, put, asker)
+        try:
+            return await asker.future
+        finally:
+            question.leave(asker)
+
+    async def _run(self, key: Hashable, question: Question[_T], put: Callable[[], Awaitable[_T]]) -> _T:
+        if self._is_closed_when_put:
+            self.drop(key, question)
+        return await put()
+
+    def drop(self, key: Hashable, question: Question[_T]) -> None:
+        """
+        Let nobody join any more.
+        """
         # The key may belong to a newer question by now.
         if self._questions.get(key) is question:
             del self._questions[key]
@@ -101,12 +195,13 @@ class Shared(Generic[_T]):
 
 class SharedSource:
     """
-    The engine as live requests see it.
+    The engine as requests see it.
     """
 
     def __init__(self, source: ShapeSource) -> None:
         self._source = source
         self._opens: Shared[OpenReply] = Shared("open")
+        self._plain_opens: Shared[OpenReply] = Shared("open", is_closed_when_put=True)
         self._waits: Shared[News] = Shared("wait")
 
     @property
@@ -118,27 +213,39 @@ class SharedSource:
 
     async def open(self, request: ShapeRequest) -> OpenReply:
         """
-        Ask what the request reads; live requests share the answer.
+        Ask what the request reads.
 
         Raises:
             ConnectionLostError: the engine is away.
         """
-        if request.is_live:
-            return await self._opens.ask(request, lambda: self._source.open(request))
-        return await self._source.open(request)
+        return await self._find_opens(request).ask(request, lambda: self._source.open(request))
+
+    def join_open(self, request: ShapeRequest, asker: Asker[OpenReply]) -> Question[OpenReply]:
+        """
+        As `open`, without a task for each who asks.
+        """
+        return self._find_opens(request).join(request, lambda: self._source.open(request), asker)
 
     async def wait(self, handle: str, after: LogOffset) -> News:
         """
         Wait, without a deadline and across restarts of the engine, for something after this place.
         """
+        return await self._waits.ask((handle, after), lambda: self._wait(handle, after))
 
-        async def put() -> News:
-            delay_s = RETRY_DELAY_S_MIN
-            while True:
-                try:
-                    return News(await self._source.wait(handle, after))
-                except ConnectionLostError:
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(2 * delay_s, RETRY_DELAY_S_MAX)
+    def join_wait(self, handle: str, after: LogOffset, asker: Asker[News]) -> Question[News]:
+        """
+        As `wait`, without a task for each who waits.
+        """
+        return self._waits.join((handle, after), lambda: self._wait(handle, after), asker)
 
-        return await self._waits.ask((handle, after), put)
+    def _find_opens(self, request: ShapeRequest) -> Shared[OpenReply]:
+        return self._opens if request.is_live else self._plain_opens
+
+    async def _wait(self, handle: str, after: LogOffset) -> News:
+        delay_s = RETRY_DELAY_S_MIN
+        while True:
+            try:
+                return News(await self._source.wait(handle, after))
+            except ConnectionLostError:
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, RETRY_DELAY_S_MAX)
