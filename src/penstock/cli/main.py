@@ -15,6 +15,7 @@ from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
     from penstock.service.faults import EngineFaults
+    from penstock.service.settings import Settings
 
 EXIT_CANNOT_START: Final = 2
 
@@ -213,13 +214,13 @@ def role(ctx: click.Context) -> None:
     ctx.exit(run_role(find_faults=_find_faults))
 
 
-def _find_faults() -> EngineFaults | None:
+def _find_faults(settings: Settings) -> EngineFaults | None:
     """
     Find what tests want to fail; imported only where the settings allow such tests.
     """
     from penstock.testing.faults import find_faults  # noqa: PLC0415
 
-    return find_faults()
+    return find_faults(settings)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import structlog
 from penstock.service.settings import load
 from penstock.service.supervisor import Outcome, serve
 from penstock.telemetry import logs
+from penstock.testing.faults import check_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,7 @@ def run_service(flags: Mapping[str, str], file: str | None) -> Outcome:
     here = Path.cwd()
     loaded = load(flags, os.environ, here, file=here / file if file else None, token=secrets.token_hex(16))
     settings = loaded.settings
+    check_allowed(os.environ, settings)
     queue = logs.configure(level=settings.log_level, process="supervisor", colors=settings.log_colors)
     for warning in loaded.warnings:
         structlog.get_logger().warning(warning)

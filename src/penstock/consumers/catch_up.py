@@ -100,6 +100,21 @@ class CatchUp:
         """How many rounds were begun."""
         self.slices_count = 0
         """How many slices were handled, whether or not they held anything for the shapes that are behind."""
+        self._half_way_count = 0
+        # The shapes fed in the round that is on; None between rounds.
+        self._fed: frozenset[int] | None = None
+
+    def progress_of(self, entry: ShapeEntry) -> int:
+        """
+        Give a number that changes when a shape that is behind gets on: what the reader does for others is none of it.
+
+        While the round that is on feeds others, its turn comes nearer with each slice. In its own round it gets on with
+        each commit it passes, and with each slice of a transaction that needs many. One that is brought the same again
+        and again does not get on.
+        """
+        if self._fed is not None and entry.incarnation not in self._fed:
+            return self.slices_count
+        return _done(entry).value + self._half_way_count
 
     def wake(self) -> None:
         """
@@ -164,6 +179,15 @@ class CatchUp:
         return max(done_end, self._accounts.boundary) if entry.is_live else done_end
 
     async def _feed(self, feed: RelayFeed, published: PublishedEnd, start: EndLsn, entries: list[ShapeEntry]) -> bool:
+        self._fed = frozenset(entry.incarnation for entry in entries)
+        try:
+            return await self._feed_all(feed, published, start, entries)
+        finally:
+            self._fed = None
+
+    async def _feed_all(
+        self, feed: RelayFeed, published: PublishedEnd, start: EndLsn, entries: list[ShapeEntry]
+    ) -> bool:
         delivery = _Delivery(self._registry, tuple(entries))
         collector = ShapeLogCollector(boundary=start, facts=self._facts, delivery=delivery)
         reached = {entry.incarnation: _done(entry) for entry in entries}
@@ -181,6 +205,7 @@ class CatchUp:
                     await self._facts.find_root(oid)
             collector.handle(events, self._clock())
             self.slices_count += 1
+            self._half_way_count += collector.is_half_way
             entries = [entry for entry in entries if self._is_still_fed(entry, collector, events)]
             await asyncio.sleep(0)
         return any(_done(entry) > reached[entry.incarnation] for entry in fed)

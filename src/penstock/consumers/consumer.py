@@ -94,6 +94,7 @@ class Consumer:
     """
 
     __slots__ = (
+        "__weakref__",
         "_buffer",
         "_buffer_bytes",
         "_floor",

@@ -18,6 +18,8 @@ A crash before the tombstone leaves a shape that lives and owes. A crash after i
 Invariants:
 
 * a delivery to an entry is taken, buffered, missed (and then the entry is behind), or the entry is condemned;
+* a consumer that is gone without having been replaced or let rest costs its shape, at once and whatever it owed: what it
+  had in memory, clients may have seen;
 * a consumer that raised is replaced once at a commit; when its replacement raises at the same commit, the shape is
   condemned;
 * nobody is told that a shape is gone before its tombstone is synced.
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -97,6 +100,7 @@ class ShapeEntry:
         waiters: who waits for it to move or to go.
         rejoin_waiters: who waits for it not to be behind.
         load: opening its files.
+        monitor: tells when its consumer is gone without a word.
     """
 
     incarnation: int
@@ -115,6 +119,7 @@ class ShapeEntry:
     waiters: list[Waiter] = field(default_factory=list)
     rejoin_waiters: list[asyncio.Future[None]] = field(default_factory=list)
     load: asyncio.Task[None] | None = None
+    monitor: weakref.ref[Consumer] | None = None
 
     @property
     def table_oid(self) -> int:
@@ -332,6 +337,7 @@ class ConsumerRegistry:
         consumer = Consumer(incarnation, ConsumerState.CREATING, routed_after, self._accounts.seen[1], self._limits)
         consumer.log = log
         entry.consumer = consumer
+        self._watch(entry)
         self._in_memory[incarnation] = entry
         return entry
 
@@ -460,9 +466,12 @@ class ConsumerRegistry:
             # Its disk does not keep up. What comes is read again later.
             consumer.fall_behind()
         if consumer.state is ConsumerState.BEHIND:
-            self._fell_behind(entry)
+            self.fell_behind(entry)
 
-    def _fell_behind(self, entry: ShapeEntry) -> None:
+    def fell_behind(self, entry: ShapeEntry) -> None:
+        """
+        Take notice that a consumer no longer takes deliveries: the catch-up reader has to bring them.
+        """
         if entry.incarnation not in self._behind:
             self._behind[entry.incarnation] = entry
             self._events.fell_behind(entry)
@@ -481,10 +490,11 @@ class ConsumerRegistry:
         self.replaced_count += 1
         try:
             entry.consumer = consumer.replacement(delivery, self._handler(entry))
+            self._watch(entry)
         except Exception as second:  # noqa: BLE001 - a log that cannot be returned to its last commit is given up
             self.condemn([entry], f"consumer could not be replaced: {type(second).__name__}", is_fault=True)
             return
-        self._fell_behind(entry)
+        self.fell_behind(entry)
 
     def replace(self, entry: ShapeEntry, owed: CommitLsn) -> bool:
         """
@@ -502,13 +512,29 @@ class ConsumerRegistry:
         self.replaced_count += 1
         try:
             other = entry.consumer = consumer.replacement((), self._handler(entry))
+            self._watch(entry)
         except Exception as error:  # noqa: BLE001 - see _replace
             self.condemn([entry], f"consumer could not be replaced: {type(error).__name__}", is_fault=True)
             return False
         if owed > other.done:
             other.missed = max(other.missed, owed.value)
-        self._fell_behind(entry)
+        self.fell_behind(entry)
         return True
+
+    def _watch(self, entry: ShapeEntry) -> None:
+        """
+        Learn at once when the consumer of a shape is gone, whoever let go of it and why.
+        """
+        assert entry.consumer is not None
+        entry.monitor = weakref.ref(entry.consumer, partial(self._consumer_gone, entry.incarnation))
+
+    def _consumer_gone(self, incarnation: int, monitor: weakref.ref[Consumer]) -> None:
+        """
+        A consumer is gone that nobody replaced or let rest: what it had in memory is lost, and clients may have seen it.
+        """
+        entry = self._entries.get(incarnation)
+        if entry is not None and entry.monitor is monitor:
+            self.condemn([entry], "its consumer is gone with what it had in memory", is_fault=True)
 
     def _unknown(self, incarnation: int) -> None:
         """
@@ -601,6 +627,7 @@ class ConsumerRegistry:
         assert entry.consumer is None
         consumer = Consumer(entry.incarnation, ConsumerState.LOADING, entry.done, entry.done_end, self._limits)
         entry.consumer = consumer
+        self._watch(entry)
         entry.active_at = self._clock()
         self._in_memory[entry.incarnation] = entry
         assert self._group is not None, "the registry runs"
@@ -685,6 +712,9 @@ class ConsumerRegistry:
             consumer = entry.consumer
             assert consumer is not None
             entry.done, entry.done_end = consumer.done, consumer.done_end
+            entry.file_bytes = None if consumer.log is None else consumer.log.file_bytes
+            # It goes with nothing in its hands, which is no reason for alarm.
+            entry.monitor = None
             entry.consumer = None
             del self._in_memory[entry.incarnation]
         return len(idle)

@@ -209,6 +209,7 @@ class Engine:
             settle_age_s=min(SETTLE_AGE_S[settings.acknowledge], settings.flush_stall_grace_s / 5),
         )
         delivery.registry = self.consumers.registry
+        self._faults.attach(self.consumers.registry)
         self._are_generated_published = False
         self._intake = Intake(
             self._collector,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.projection import Projection
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.postgres.snapshot import SnapshotBounds
 from penstock.shape_log.store import FileShapeLogStore
 
@@ -33,6 +34,12 @@ class EngineFaults(Protocol):
         """
         ...
 
+    def attach(self, registry: ConsumerRegistry) -> None:
+        """
+        Learn where the consumers are.
+        """
+        ...
+
 
 class NoFaults:
     """
@@ -50,3 +57,8 @@ class NoFaults:
         See `EngineFaults`.
         """
         return ShapeHandler(projection, bounds)
+
+    def attach(self, registry: ConsumerRegistry) -> None:
+        """
+        See `EngineFaults`.
+        """

@@ -383,7 +383,7 @@ class RoleContext:
 
 
 def run_role(
-    context: RoleContext | None = None, *, find_faults: Callable[[], EngineFaults | None] | None = None
+    context: RoleContext | None = None, *, find_faults: Callable[[Settings], EngineFaults | None] | None = None
 ) -> int:
     """
     Be a child of the supervisor: read the launch message, run the role, give the exit status.
@@ -393,8 +393,8 @@ def run_role(
         find_faults: finds what shall fail on purpose; asked only where the settings allow such tests.
     """
     context = RoleContext.receive() if context is None else context
-    if find_faults is not None and context.settings.enable_integration_testing:
-        context.faults = find_faults()
+    if find_faults is not None and context.settings.enable_fault_injection:
+        context.faults = find_faults(context.settings)
     name = context.role.value + (f"-{context.index}" if context.role is Role.WEB else "")
     queue = logs.configure(level=context.settings.log_level, process=name, colors=context.settings.log_colors)
     _prepare_stacks(context.settings.data_dir / "stacks" / f"{name}.txt")

@@ -255,7 +255,7 @@ class DebtSweep:
         if (is_behind or is_half_way) and self._facts.asking_count:
             return Wait(WaitKind.DATABASE)
         if is_behind:
-            return Wait(WaitKind.CATCH_UP, self._consumers.catch_up.slices_count)
+            return Wait(WaitKind.CATCH_UP, self._consumers.catch_up.progress_of(entry))
         if is_half_way:
             return Wait(WaitKind.HALF_WAY, -1 if self._is_paused() else self._slices())
         return None

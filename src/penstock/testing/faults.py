@@ -1,16 +1,15 @@
 """
-Faults for a real service, named in the variable PENSTOCK_FAULTS; heeded only with `enable_integration_testing`.
+Faults for a real service, named in the variable PENSTOCK_FAULTS; refused without `enable_fault_injection`.
 
-The text is a list of faults separated by semicolons, each of them `POINT TABLE DEED WORD`:
+The text is a list separated by semicolons, each item `NAME:TABLE:WORD`. TABLE is the name of the shape's table without
+its schema. WORD is what the fault waits for: it strikes when a change with this word in a value was handed to a shape
+on that table. So `consumer-hung:orders:poison` makes the settling of a shape on `orders` hang once it got a row with
+"poison" in it. `FAULTS` lists the names with what each does.
 
-* POINT is `handle` (a change is converted for a shape), `settle` or `load` (files of a shape are written or opened);
-* TABLE is the name of the shape's table;
-* DEED is `raise`, `loop` (for ever, without giving the event loop away), `exit` (of the process), `hang` (wait for
-  ever) or `hang-once` (the first time only); a `handle` cannot hang, because it cannot wait;
-* WORD is what the fault waits for: it strikes a shape to which a change with this word in a value was handed, and not
-  the one that takes its place.
+A fault strikes the shape that got the word, again after a replacement of its consumer, and not the shape that takes
+its place when it is given up. What needs no inside help (signals, slots, disks) is in `penstock.testing.torture`.
 
-So `settle items hang poison` makes the settling of a shape on `items` hang once it got a row with "poison" in it.
+Shell. Implements the port of `penstock.service.faults`.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from penstock.collector.abc import RoutedPart
+from penstock.consumers.consumer import Consumer, ConsumerState
 from penstock.consumers.handler import Answer, ShapeHandler
 from penstock.consumers.projection import Projection, Shared
 from penstock.errors import ConfigError
@@ -32,14 +32,33 @@ from penstock.shape_log.records import SettleOutcome
 from penstock.shape_log.store import FileShapeLogStore
 from penstock.shapes.offset import LogOffset
 
+if TYPE_CHECKING:
+    from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+    from penstock.postgres.lsn import CommitLsn, EndLsn
+    from penstock.service.settings import Settings
+
 VARIABLE: Final = "PENSTOCK_FAULTS"
 EXIT_STATUS: Final = 9
+SLOW_SHARE: Final = 0.75
+"""Of the grace: so long a slow consumer takes to settle. It makes durable progress in time, and lags by twice as much."""
 
-_DEEDS: Final = {
-    "handle": {"raise", "loop", "exit"},
-    "settle": {"raise", "loop", "exit", "hang", "hang-once"},
-    "load": {"raise", "loop", "exit", "hang", "hang-once"},
+FAULTS: Final[Mapping[str, str]] = {
+    "consumer-ended": "a consumer raises after it took a change and before that is durable, once",
+    "consumer-killed": "a consumer vanishes with all it has in memory after it took a change and before that is durable",
+    "consumer-hung": "settling a shape never returns",
+    "consumer-hung-once": "settling a shape never returns the first time",
+    "consumer-hung-opening": "opening the files of a shape never returns",
+    "consumer-loops": "a consumer computes for ever, so that the engine's loop stands still",
+    "consumer-exits": "a consumer takes the engine's process with it",
+    "consumer-fails": "a consumer raises on one row, always",
+    "consumer-waits": "a consumer says that it waits to be caught up, and is never done",
+    "consumer-slow": "settling a shape takes three quarters of the grace, each time",
 }
+"""The faults that can be injected into an engine, by name, and what each does."""
+
+_ON_CALL: Final = frozenset({"consumer-ended", "consumer-killed", "consumer-loops", "consumer-exits", "consumer-fails"})
+_ON_SETTLE: Final = frozenset({"consumer-hung", "consumer-hung-once", "consumer-waits", "consumer-slow"})
+_ON_LOAD: Final = frozenset({"consumer-hung-opening"})
 
 
 class InjectedFaultError(Exception):
@@ -54,10 +73,15 @@ class Fault:
     One fault; see the module's text.
     """
 
-    point: str
+    name: str
     table: str
-    deed: str
     word: bytes
+
+    def __str__(self) -> str:
+        """
+        Write it as in the variable.
+        """
+        return f"{self.name}:{self.table}:{self.word.decode()}"
 
 
 def parse_faults(text: str) -> list[Fault]:
@@ -69,19 +93,41 @@ def parse_faults(text: str) -> list[Fault]:
     """
     faults = []
     for part in filter(None, map(str.strip, text.split(";"))):
-        words = part.split()
-        if len(words) != 4 or words[2] not in _DEEDS.get(words[0], set()):
-            raise ConfigError(f"{VARIABLE}: not a fault: {part!r}")
-        faults.append(Fault(words[0], words[1], words[2], words[3].encode()))
+        words = part.split(":")
+        if words[0] not in FAULTS:
+            raise ConfigError(f"{VARIABLE}: there is no fault {words[0]!r}; there are {', '.join(FAULTS)}")
+        if len(words) != 3 or not all(words):
+            raise ConfigError(f"{VARIABLE}: not a fault: {part!r}; write {words[0]}:TABLE:WORD")
+        faults.append(Fault(words[0], words[1], words[2].encode()))
     return faults
 
 
-def find_faults() -> Faults | None:
+def check_allowed(environ: Mapping[str, str], settings: Settings) -> None:
+    """
+    Refuse to serve with faults that nobody allowed, or that do not exist.
+
+    Raises:
+        ConfigError: says which.
+    """
+    text = environ.get(VARIABLE, "")
+    if not text:
+        return
+    if not settings.enable_fault_injection:
+        raise ConfigError(
+            f"{VARIABLE} is set, which makes the service fail on purpose: take it away, or allow it with "
+            "PENSTOCK_ENABLE_FAULT_INJECTION=true"
+        )
+    if settings.single_process:
+        raise ConfigError(f"{VARIABLE} needs processes that can be restarted: take --single-process away")
+    parse_faults(text)
+
+
+def find_faults(settings: Settings) -> Faults | None:
     """
     Read the environment of this process.
     """
-    text = os.environ.get(VARIABLE, "")
-    return Faults(parse_faults(text)) if text else None
+    faults = parse_faults(os.environ.get(VARIABLE, "")) if settings.enable_fault_injection else []
+    return Faults(faults, slow_s=SLOW_SHARE * settings.flush_stall_grace_s) if faults else None
 
 
 class Faults:
@@ -89,11 +135,13 @@ class Faults:
     Implements `penstock.service.faults.EngineFaults`.
     """
 
-    def __init__(self, faults: Collection[Fault]) -> None:
+    def __init__(self, faults: Collection[Fault], *, slow_s: float = 1.0) -> None:
         """
-        Have these in store.
+        Have these in store; `slow_s` is how long a slow consumer takes to settle.
         """
         self._faults: Final = tuple(faults)
+        self.slow_s: Final = slow_s
+        self._registry: ConsumerRegistry | None = None
         # By fault: digests of the definitions whose next shape it will strike, and the handles that it has struck.
         self._armed: Final[dict[Fault, set[str]]] = {fault: set() for fault in faults}
         self._struck: Final[dict[Fault, set[str]]] = {fault: set() for fault in faults}
@@ -110,48 +158,112 @@ class Faults:
         """
         return _FaultyHandler(projection, bounds, self)
 
+    def attach(self, registry: ConsumerRegistry) -> None:
+        """
+        Learn where the consumers are.
+        """
+        self._registry = registry
+
     def handed(self, projection: Projection, part: RoutedPart) -> None:
         """
         A part is going to be converted.
         """
         definition = projection.definition
         for fault in self._faults:
-            if fault.table == definition.table.name and _holds(part, fault.word):
-                if fault.point == "handle":
-                    _do(fault.deed)
-                else:
-                    self._armed[fault].add(str(definition.digest()))
+            if fault.table != definition.table.name or not _holds(part, fault.word):
+                continue
+            digest = str(definition.digest())
+            match fault.name:
+                case "consumer-fails":
+                    raise InjectedFaultError(fault.name)
+                case "consumer-loops":
+                    _loop()
+                case "consumer-exits":
+                    os._exit(EXIT_STATUS)
+                case "consumer-ended":
+                    if digest not in self._armed[fault]:
+                        self._armed[fault].add(digest)
+                        raise InjectedFaultError(fault.name)
+                case "consumer-killed":
+                    # When the call is over: everything was delivered by then, and nothing is settled.
+                    asyncio.get_running_loop().call_soon(self._kill, digest, definition.table.oid)
+                case _:
+                    self._armed[fault].add(digest)
 
-    async def strike(self, point: str, handle: str) -> None:
+    def find(self, names: frozenset[str], handle: str) -> Fault | None:
         """
-        Files of a shape are going to be touched.
+        Find the fault of these kinds that strikes a shape whose files are going to be touched.
         """
         digest = handle.partition("-")[0]
         for fault in self._faults:
             armed, struck = self._armed[fault], self._struck[fault]
-            if fault.point != point or not (digest in armed or handle in struck):
+            if fault.name not in names or not (digest in armed or handle in struck):
                 continue
             armed.discard(digest)
-            if fault.deed == "hang-once" and handle in struck:
+            if fault.name == "consumer-hung-once" and handle in struck:
                 continue
             struck.add(handle)
-            if fault.deed.startswith("hang"):
-                await asyncio.get_running_loop().create_future()
-            _do(fault.deed)
+            return fault
+        return None
+
+    def make_wait(self, incarnation: int) -> None:
+        """
+        Let a consumer say that it waits to be caught up, and never be done.
+        """
+        assert self._registry is not None
+        entry = self._registry.entry(incarnation)
+        consumer = None if entry is None else entry.consumer
+        if entry is not None and consumer is not None and consumer.state in {ConsumerState.LIVE, ConsumerState.BEHIND}:
+            if consumer.state is ConsumerState.LIVE:
+                consumer.fall_behind()
+            consumer.__class__ = _WaitingConsumer
+            self._registry.fell_behind(entry)
+
+    def _kill(self, digest: str, table_oid: int) -> None:
+        """
+        Take a consumer away with its buffers and its log's tail, telling nobody.
+        """
+        assert self._registry is not None
+        for entry in self._registry.on_table(table_oid):
+            if str(entry.definition.digest()) == digest:
+                _drop(entry)
 
 
-def _do(deed: str) -> NoReturn:
-    if deed == "raise":
-        raise InjectedFaultError("on purpose")
-    if deed == "exit":
-        os._exit(EXIT_STATUS)
-    assert deed == "loop", deed
+def _drop(entry: ShapeEntry) -> None:
+    entry.consumer = None
+
+
+def _loop() -> NoReturn:
     while True:
         pass
 
 
 def _holds(part: RoutedPart, word: bytes) -> bool:
     return any(value is not None and word in value for change in part.changes for value in change.new or ())
+
+
+class _WaitingConsumer(Consumer):
+    """
+    Is behind for ever.
+    """
+
+    __slots__ = ()
+
+    def handle_caught_up(self, parts: Collection[RoutedPart], shared: Shared) -> None:
+        """
+        Take nothing.
+        """
+
+    def pass_commit(self, commit_lsn: CommitLsn, end: EndLsn) -> None:
+        """
+        Get nowhere.
+        """
+
+    def rejoin(self) -> bool:
+        """
+        Never be done.
+        """
+        return False
 
 
 class _FaultyHandler(ShapeHandler):
@@ -180,10 +292,22 @@ class _FaultyStore(FileShapeLogStore):
         self._faults: Final = faults
 
     async def settle(self, logs: Collection[Any]) -> Mapping[int, SettleOutcome]:
-        for log in logs:
-            await self._faults.strike("settle", log.handle)
-        return await super().settle(logs)
+        sick = {log: fault for log in logs if (fault := self._faults.find(_ON_SETTLE, log.handle)) is not None}
+        for log, fault in sick.items():
+            if fault.name == "consumer-waits":
+                self._faults.make_wait(log.incarnation)
+        waiting = [log for log, fault in sick.items() if fault.name == "consumer-waits"]
+        if len(sick) > len(waiting) and len(sick) < len(logs):
+            # A call is shared by all that are due; the sick have one of their own later, so that they hurt nobody else.
+            return await super().settle([log for log in logs if log not in sick])
+        for fault in sick.values():
+            if fault.name.startswith("consumer-hung"):
+                await asyncio.get_running_loop().create_future()
+            elif fault.name == "consumer-slow":
+                await asyncio.sleep(self._faults.slow_s)
+        return await super().settle([log for log in logs if log not in waiting])
 
     async def load(self, handle: str, incarnation: int, chunk_bytes_max: int, settled: LogOffset) -> FileShapeLog:
-        await self._faults.strike("load", handle)
+        if self._faults.find(_ON_LOAD, handle) is not None:
+            await asyncio.get_running_loop().create_future()
         return await super().load(handle, incarnation, chunk_bytes_max, settled)

@@ -43,7 +43,7 @@ async def hurt(
         database.execute(f"INSERT INTO {table} VALUES (1, 'one')")
     settings = {
         "PENSTOCK_FAULTS": fault,
-        "PENSTOCK_ENABLE_INTEGRATION_TESTING": "true",
+        "PENSTOCK_ENABLE_FAULT_INJECTION": "true",
         "PENSTOCK_FLUSH_STALL_GRACE_S": "2",
         "PENSTOCK_ENGINE_HANG_S": "2",
         **env,
@@ -81,7 +81,7 @@ async def test_a_consumer_that_hangs_in_an_await_is_given_up_alone(database: Any
 
     Scenario H8.
     """
-    async with hurt(database, tmp_path, "settle sick hang poison") as (service, audience):
+    async with hurt(database, tmp_path, "consumer-hung:sick:poison") as (service, audience):
         end = write(database, "poison", 100)
         began = time.monotonic()
         await until_confirmed(database, service.slot, end, timeout_s=12)
@@ -101,7 +101,7 @@ async def test_a_shape_whose_files_never_open_is_given_up_alone(database: Any, t
     A shape that had left memory and cannot come back is given up in the same time; others go on.
     """
     idle = {"PENSTOCK_CONSUMER_IDLE_S": "0.5"}
-    fault = "load sick hang poison"
+    fault = "consumer-hung-opening:sick:poison"
     async with (
         hurt(database, tmp_path, fault, shapes=(GOOD,), **idle) as (service, audience),
         httpx.AsyncClient(base_url=service.url, timeout=30) as client,
@@ -151,7 +151,7 @@ async def test_a_consumer_that_hangs_once_is_replaced_and_nobody_notices(databas
     """
     When a wait never returns and a second attempt does, the shape lives on with the same handle.
     """
-    async with hurt(database, tmp_path, "settle sick hang-once poison") as (service, audience):
+    async with hurt(database, tmp_path, "consumer-hung-once:sick:poison") as (service, audience):
         await until_confirmed(database, service.slot, write(database, "poison", 100), timeout_s=12)
         await audience.agree()
         assert audience.rotations == [0, 0]
@@ -164,7 +164,7 @@ async def test_a_consumer_that_raises_on_one_row_is_given_up_at_once(database: A
     """
     A shape whose consumer and replacement fail at the same commit starts over, at once; its neighbour goes on.
     """
-    async with hurt(database, tmp_path, "handle sick raise poison") as (service, audience):
+    async with hurt(database, tmp_path, "consumer-fails:sick:poison") as (service, audience):
         began = time.monotonic()
         await until_confirmed(database, service.slot, write(database, "poison", 100), timeout_s=12)
         assert time.monotonic() - began < 3
@@ -173,12 +173,12 @@ async def test_a_consumer_that_raises_on_one_row_is_given_up_at_once(database: A
         assert [record["table"] for record in records(service)] == ["public.sick"]
 
 
-@pytest.mark.parametrize("deed", ["loop", "exit"])
+@pytest.mark.parametrize("deed", ["loops", "exits"])
 async def test_a_row_that_kills_the_engine_costs_its_shape_only(database: Any, tmp_path: Path, deed: str) -> None:
     """
     An endless loop or a death of the process at one row ends with the second strike: that shape starts over alone.
     """
-    async with hurt(database, tmp_path, f"handle sick {deed} poison", mode="relay") as (service, audience):
+    async with hurt(database, tmp_path, f"consumer-{deed}:sick:poison", mode="relay") as (service, audience):
         end = write(database, "poison", 100)
         await until_confirmed(database, service.slot, end, timeout_s=5)
 
@@ -201,7 +201,7 @@ async def test_a_shape_that_fails_again_and_again_is_refused_with_its_reason(dat
     """
     Each time the definition rests longer; requests meanwhile get a 503 that says when to come again and why.
     """
-    async with hurt(database, tmp_path, "handle sick raise poison") as (service, audience):
+    async with hurt(database, tmp_path, "consumer-fails:sick:poison") as (service, audience):
         for number in range(2):
             write(database, "poison", 100 * (number + 1))
             await audience.agree()
@@ -227,7 +227,7 @@ async def test_many_that_hang_together_are_an_alarm_and_cost_no_shape(database: 
     columns = [("id", *some) for count in (1, 2) for some in itertools.combinations("abcd", count)]
     shapes = [ShapeUnderTest("wide", names) for names in columns]
     database.execute("CREATE TABLE wide (id int PRIMARY KEY, a text, b text, c text, d text)")
-    async with hurt(database, tmp_path, "settle wide hang poison") as (service, audience):
+    async with hurt(database, tmp_path, "consumer-hung:wide:poison") as (service, audience):
         audience.join(*shapes)
         await audience.agree()
         database.execute("INSERT INTO wide VALUES (1, 'poison', 'poison', 'poison', 'poison')")
