@@ -97,6 +97,8 @@ class ShapeEntry:
         condemned: why it is being given up; None for most.
         failed_at: the commit at which a consumer raised last; -1 for none.
         active_at: when it last had something to do.
+        read_at: when a client was last given something of it; None for never.
+        file_bytes: what its files held when it was last in memory; None while that is not known.
         waiters: who waits for it to move or to go.
         rejoin_waiters: who waits for it not to be behind.
         load: opening its files.
@@ -116,6 +118,8 @@ class ShapeEntry:
     condemned: str | None = None
     failed_at: int = -1
     active_at: float = 0.0
+    read_at: float | None = None
+    file_bytes: int | None = None
     waiters: list[Waiter] = field(default_factory=list)
     rejoin_waiters: list[asyncio.Future[None]] = field(default_factory=list)
     load: asyncio.Task[None] | None = None
