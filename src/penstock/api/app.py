@@ -12,17 +12,18 @@ import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from penstock.api import caching, params, plan
+from penstock.api import caching, params, plan, subset
 from penstock.api.abc import ShapeSource
-from penstock.api.admission import Admission
+from penstock.api.admission import Admission, Permit
 from penstock.api.exchange import Exchange
 from penstock.api.gate import UNAUTHORIZED, Gate
+from penstock.api.other_requests import OtherRequests
 from penstock.api.plan import JSON_TYPE, TEXT_TYPE, Answer, Planner
 from penstock.api.settings import ApiSettings
 from penstock.api.shape_route import Events, ShapeRoute, World
@@ -32,14 +33,27 @@ from penstock.wire import names
 
 STATUS_TIMEOUT_S: Final = 5.0
 PREFLIGHT_AGE_S: Final = 86_400
-ALLOWED_REQUEST_HEADERS: Final = frozenset({"if-none-match", "traceparent"})
+ALLOWED_REQUEST_HEADERS: Final = frozenset({"content-type", "if-none-match", "traceparent"})
 
 _log = structlog.get_logger("penstock.api")
 
 _NOT_FOUND: Final = Answer(404, (TEXT_TYPE,), b"Not found")
 _TOO_LONG: Final = Answer(414, (TEXT_TYPE, (b"connection", b"close")), b"Request-URI Too Long")
 _READING: Final = frozenset({"GET", "HEAD"})
+_SHAPE_METHODS: Final = _READING | {"POST", "DELETE"}
 _AWAY: Final = Health("starting", plan.REASON_SOURCE_AWAY)
+
+
+class UnderWay(Protocol):
+    """
+    A request that has not been answered whole.
+    """
+
+    def stop(self) -> None:
+        """
+        The server stops: answer at once, unless the response has begun and will end by itself.
+        """
+        ...
 
 
 class ShapeApp:
@@ -78,10 +92,11 @@ class ShapeApp:
         )
         self.route: Final = ShapeRoute(source, settings, data_dir, self.admission, self._world)
         self._planner: Planner = self.route.planner
+        self._others: Final = OtherRequests(source, settings, data_dir, self.admission, self._planner)
         self.gate: Final = Gate(settings, self.admission, self._planner, self._world.random.randint)
-        self._readers = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="penstock-reader")
-        self._exchanges: set[Exchange] = set()
-        self._is_stopping = False
+        self.readers: Final = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="penstock-reader")
+        self.under_way: Final[set[UnderWay]] = set()
+        self.is_stopping = False
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -103,23 +118,23 @@ class ShapeApp:
         """
         Answer every request that has no response yet, and all that still come, with 503.
         """
-        self._is_stopping = True
-        for exchange in tuple(self._exchanges):
-            exchange.stop()
+        self.is_stopping = True
+        for request in tuple(self.under_way):
+            request.stop()
 
     def close(self) -> None:
         """
         End the reader threads; call it when no request is under way any more.
         """
         self.begin_shutdown()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self.readers.shutdown(wait=False, cancel_futures=True)
 
     @property
     def requests_under_way(self) -> int:
         """
         How many requests have not been answered whole, parked ones included.
         """
-        return len(self._exchanges)
+        return len(self.under_way)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -135,11 +150,11 @@ class ShapeApp:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, server=self._server, send_timeout_s=self._settings.send_timeout_s)
-        self._exchanges.add(exchange)
+        self.under_way.add(exchange)
         exchange.begin()
         try:
             try:
-                if self._is_stopping:
+                if self.is_stopping:
                     await exchange.answer(self._planner.stopping())
                 else:
                     await self._route(exchange)
@@ -163,7 +178,7 @@ class ShapeApp:
             exchange.cut()
         finally:
             exchange.end()
-            self._exchanges.discard(exchange)
+            self.under_way.discard(exchange)
 
     async def _route(self, exchange: Exchange) -> None:
         if exchange.target_bytes > self._settings.target_bytes_max:
@@ -174,7 +189,7 @@ class ShapeApp:
             await exchange.hand_over(self._pages[exchange.path])
             return
         match exchange.path:
-            case names.SHAPE_PATH if is_reading or exchange.method == "DELETE":
+            case names.SHAPE_PATH if exchange.method in _SHAPE_METHODS:
                 await self._serve_shape(exchange)
             case names.SHAPE_PATH if exchange.method == "OPTIONS":
                 await exchange.answer(_preflight(exchange))
@@ -194,31 +209,45 @@ class ShapeApp:
         if query is None:
             return
         if exchange.method == "DELETE":
-            refusal = Answer(
-                405, (JSON_TYPE, (b"cache-control", caching.NO_CACHE)), b'{"message":"DELETE not allowed"}'
-            )
-            await exchange.answer(refusal)
+            await exchange.answer(await self._others.remove(query))
             return
         permit = self.gate.admit(params.find_handle(query))
         if isinstance(permit, Answer):
             await exchange.answer(permit)
             return
         try:
-            request = params.validate(query)
-            if not isinstance(request, params.LogRequest):
-                await exchange.answer(self._planner.invalid(request))
-                return
-            if_none_match = exchange.header_lines(b"if-none-match")
-            found = await self.route.answer(request, if_none_match, permit, self._readers)
-            if isinstance(found, Events):
-                await exchange.answer_stream(found.answer, found.parts)
-                return
-            try:
-                await exchange.answer_open(found.answer, found.body, self._readers)
-            finally:
-                found.body.close()
+            await self._serve_admitted(exchange, query, permit)
         finally:
             permit.release()
+
+    async def _serve_admitted(self, exchange: Exchange, query: params.Query, permit: Permit) -> None:
+        query, asked = subset.fold_query(query)
+        is_post = exchange.method == "POST"
+        if is_post:
+            merged = await self._others.read_body(exchange, query, asked)
+            if isinstance(merged, Answer):
+                await exchange.answer(merged)
+                return
+            query, asked = merged
+        request = params.validate(query)
+        if not isinstance(request, params.LogRequest):
+            refused = self._planner.invalid(request)
+            await exchange.answer(refused if asked is None and not is_post else plan.uncached(refused))
+            return
+        if asked is not None:
+            answer, body = await self._others.load_subset(request, subset.read_subset(asked), permit)
+        else:
+            if_none_match = exchange.header_lines(b"if-none-match")
+            found = await self.route.answer(request, if_none_match, permit, self._readers)
+            answer = plan.uncached(found.answer) if is_post else found.answer
+            if isinstance(found, Events):
+                await exchange.answer_stream(answer, found.parts)
+                return
+            body = found.body
+        try:
+            await exchange.answer_open(answer, body, self._readers)
+        finally:
+            body.close()
 
     async def _authenticate(self, exchange: Exchange) -> params.Query | None:
         """
@@ -256,11 +285,9 @@ class ShapeApp:
 
 
 def _preflight(exchange: Exchange) -> Answer:
-    wanted = [
-        line
-        for line in exchange.header_lines(b"access-control-request-headers")
-        if line.decode("latin-1").lower() in ALLOWED_REQUEST_HEADERS
-    ]
+    lines = exchange.header_lines(b"access-control-request-headers")
+    named = [name.strip() for line in lines for name in line.split(b",")]
+    wanted = [name for name in named if name.decode("latin-1").lower() in ALLOWED_REQUEST_HEADERS]
     allowed = ((b"access-control-allow-headers", b",".join(wanted)),) if wanted else ()
     return Answer(204, ((b"access-control-max-age", b"%d" % PREFLIGHT_AGE_S), (b"connection", b"keep-alive"), *allowed))
 

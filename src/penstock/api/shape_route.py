@@ -104,10 +104,10 @@ class ShapeRoute:
                     case Stream():
                         return self._stream(request, step.handle, step.found, readers)
                     case Nothing():
-                        return Events(self._events_head(request, step.handle, step.found), _nothing())
+                        return Events(self.events_head(request, step.handle, step.found), _nothing())
                     case Answer():
                         try:
-                            return Ready(step, OpenBody.open(step.body, self._data_dir))
+                            return Ready(step, self.open_files(step))
                         except FileNotFoundError:
                             step = dialogue.send(None)
 
@@ -117,6 +117,15 @@ class ShapeRoute:
         """
         now = asyncio.get_running_loop().time()
         return converse(self.planner, request, if_none_match, now, self._world.moment)
+
+    def open_files(self, answer: Answer) -> OpenBody:
+        """
+        Open what an answer's body lies in.
+
+        Raises:
+            OSError: a file is missing, or cannot be opened.
+        """
+        return OpenBody.open(answer.body, self._data_dir)
 
     def take_note(self, request: ShapeRequest, reply: OpenReply) -> None:
         """
@@ -163,9 +172,12 @@ class ShapeRoute:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def _stream(self, request: LogRequest, handle: str, found: LogRange, readers: Executor) -> Events:
-        return Events(self._events_head(request, handle, found), self._events(handle, found, readers))
+        return Events(self.events_head(request, handle, found), self._events(handle, found, readers))
 
-    def _events_head(self, request: LogRequest, handle: str, found: LogRange) -> Answer:
+    def events_head(self, request: LogRequest, handle: str, found: LogRange) -> Answer:
+        """
+        Give the head of a stream of events that begins with this range.
+        """
         return self.planner.events(request, handle, found, self._world.moment())
 
     async def _events(self, handle: str, found: LogRange, readers: Executor) -> AsyncGenerator[bytes, None]:
