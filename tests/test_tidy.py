@@ -35,6 +35,7 @@ SHELL: Final = {
     "collector.intake",
     "consumers.catalog",
     "consumers.catch_up",
+    "consumers.evictor",
     "consumers.registry",
     "consumers.settling",
     "consumers.snapshotter",

@@ -63,6 +63,9 @@ from penstock.shapes.reading import (
     Opened,
     OpenReply,
     Refused,
+    Removed,
+    RemoveReply,
+    RemoveRequest,
     Rotated,
     ShapeRequest,
     WaitReply,
@@ -74,6 +77,11 @@ _log: Final = structlog.get_logger(__name__)
 
 _CANNOT_VERIFY: Final = "Cannot connect to the database to verify the shape. Please try again later."
 _CANNOT_CREATE: Final = "Failed to create shape, please retry"
+NO_SHAPE: Final = "No existing shape found"
+HANDLE_MISMATCH: Final = (
+    "The specified shape definition and handle do not match. Please ensure the shape definition is correct or omit the"
+    " shape handle from the request to obtain a new one."
+)
 _NOT_READY_RETRY_S: Final = 5
 _LETTERS: Final = "letters"  # kind of a fact
 _CLAUSE_LENGTH_MAX: Final = 2000  # longer texts are compiled in a thread
@@ -97,7 +105,7 @@ class Readiness(Protocol):
         ...
 
 
-class _Resolved(NamedTuple):
+class Resolved(NamedTuple):
     """
     What a request means.
     """
@@ -181,7 +189,7 @@ class ShapeCatalog:
         self._key_of: Final[dict[int, bytes]] = {}
         self._creations: Final[dict[bytes, _Creation]] = {}
         self._creating_on: Final[dict[int, int]] = {}
-        self._resolved: Final[dict[bytes, _Resolved]] = {}
+        self._resolved: Final[dict[bytes, Resolved]] = {}
         self._handle_us_max = 0
         self._group: asyncio.TaskGroup | None = None
 
@@ -266,19 +274,16 @@ class ShapeCatalog:
         """
         try:
             return await self._open(request)
-        except InvalidShapeError as error:
-            return Refused(400, "Invalid request", errors={error.field: [error.message]})
-        except RequestError as error:
-            return Refused(error.status, error.message, error.errors, error.retry_after_s, error.is_known)
-        except ConnectionLostError:
-            return Refused(503, _CANNOT_VERIFY, retry_after_s=1)
-        except ShapeError:
-            return Rotated()
         except PenstockError as error:
-            _log.error("shape cannot be read", error=error.message)
-            return Refused(500, f"Unable to retrieve shape log: {error.message}")
+            return refusal(error)
 
-    async def _open(self, request: ShapeRequest) -> OpenReply:
+    async def enter(self, request: ShapeRequest) -> tuple[Resolved, ShapeEntry, _Creation | None] | Rotated:
+        """
+        Find or make the shape, and wait until the database has begun to deliver what a new one begins with.
+
+        Raises:
+            PenstockError: as `refusal` reads it.
+        """
         resolved = self._resolved.get(_request_key(request))
         entry = None if resolved is None else self._current.get(resolved.key)
         if entry is None or entry.condemned is not None:
@@ -290,6 +295,13 @@ class ShapeCatalog:
         if creation is not None:
             await creation.started.wait()
             _raise_error(creation)
+        return resolved, entry, creation
+
+    async def _open(self, request: ShapeRequest) -> OpenReply:
+        entered = await self.enter(request)
+        if isinstance(entered, Rotated):
+            return entered
+        resolved, entry, creation = entered
         log = await self._registry.open_log(entry)
         # Before the log is read: what it takes meanwhile is not in what was read.
         seen, is_behind = self._seen_by(entry)
@@ -305,6 +317,7 @@ class ShapeCatalog:
                 raise
         if entry.condemned is not None:
             raise ShapeGoneError("the shape is gone")
+        self._registry.was_read(entry)
         return Opened(
             handle=entry.handle,
             schema=resolved.schema,
@@ -312,6 +325,12 @@ class ShapeCatalog:
             last_seen_lsn=seen,
             is_replaying=is_behind or self._is_replaying(),
         )
+
+    def is_behind(self, entry: ShapeEntry) -> bool:
+        """
+        Tell whether the shape may come to have more without anything happening in the database.
+        """
+        return self._seen_by(entry)[1] or self._is_replaying()
 
     def _seen_by(self, entry: ShapeEntry) -> tuple[int, bool]:
         """
@@ -353,22 +372,46 @@ class ShapeCatalog:
                 if entry.condemned is None:
                     raise
                 continue
+            self._registry.was_read(entry)
             return Advanced(log_range, seen)
 
     def _replacement(self, key: bytes | None) -> str | None:
         entry = None if key is None else self._current.get(key)
         return None if entry is None or entry.condemned is not None else entry.handle
 
-    async def remove(self, handle: str) -> bool:
+    async def remove(self, request: RemoveRequest) -> RemoveReply:
         """
-        Give the shape up durably; False when there is none.
+        Give a shape up durably; none is ever made for that.
         """
-        entry = self._registry.find(handle)
+        try:
+            entry = await self._find_unwanted(request)
+        except PenstockError as error:
+            told = refusal(error)
+            return told if isinstance(told, Refused) else Refused(404, NO_SHAPE)
         if entry is None:
-            return False
+            return Refused(404, NO_SHAPE)
         self._registry.condemn([entry], "removed by request")
         await self._registry.wait_gone(entry)
-        return True
+        return Removed()
+
+    async def _find_unwanted(self, request: RemoveRequest) -> ShapeEntry | None:
+        """
+        Find the shape that is to go.
+
+        Raises:
+            PenstockError: as `refusal` reads it.
+        """
+        await self._wait_active()
+        if request.shape is None:
+            assert request.handle is not None
+            entry = self._registry.find(request.handle)
+        else:
+            entry = self._current.get((await self._resolve(request.shape)).key)
+        if entry is None or entry.condemned is not None:
+            return None
+        if request.handle is not None and request.handle != entry.handle:
+            raise RequestError(400, HANDLE_MISMATCH)
+        return entry
 
     async def _wait_active(self) -> None:
         try:
@@ -382,7 +425,7 @@ class ShapeCatalog:
 
     # --- what a request means ----------------------------------------------------------------------------------------
 
-    async def _resolve(self, request: ShapeRequest) -> _Resolved:
+    async def _resolve(self, request: ShapeRequest) -> Resolved:
         name = resolve_table_name(request)
         asked = _request_key(request)
         known = self._resolved.get(asked)
@@ -406,7 +449,7 @@ class ShapeCatalog:
                 raise unknown_table(name) from None
             return await self._remember(request, asked, table)
 
-    async def _remember(self, request: ShapeRequest, asked: bytes, table: Table) -> _Resolved:
+    async def _remember(self, request: ShapeRequest, asked: bytes, table: Table) -> Resolved:
         facts = NO_FACTS
         if request.where is not None:
             facts = await self._inspector.find_facts(table, with_letters=needs_letters(request.where))
@@ -417,7 +460,7 @@ class ShapeCatalog:
         is_long = request.where is not None and len(request.where) > _CLAUSE_LENGTH_MAX
         definition = await asyncio.to_thread(resolve) if is_long else resolve()
         schema = schema_header(table, definition.selected).decode()
-        resolved = _Resolved(table, definition, definition.canonical(), schema, condition_of(definition))
+        resolved = Resolved(table, definition, definition.canonical(), schema, condition_of(definition))
         if len(self._resolved) >= self._limits.resolved_count_max:
             self._resolved.clear()
         self._resolved[asked] = resolved
@@ -425,7 +468,7 @@ class ShapeCatalog:
 
     # --- making shapes -----------------------------------------------------------------------------------------------
 
-    async def _find_or_create(self, resolved: _Resolved) -> tuple[ShapeEntry, _Creation | None]:
+    async def _find_or_create(self, resolved: Resolved) -> tuple[ShapeEntry, _Creation | None]:
         """
         Give the current shape of a definition, and its creation if that is under way.
         """
@@ -449,7 +492,7 @@ class ShapeCatalog:
         assert creation.entry is not None
         return creation.entry, creation
 
-    def _begin_creation(self, resolved: _Resolved) -> _Creation:
+    def _begin_creation(self, resolved: Resolved) -> _Creation:
         if len(self._creations) >= self._limits.snapshot_count_max:
             raise RequestError(503, _CANNOT_CREATE, retry_after_s=1)
         self._sheds.refuse(resolved.key)
@@ -457,7 +500,7 @@ class ShapeCatalog:
         self._start_task(self._create(resolved, creation), f"create shape on {resolved.definition.table.name}")
         return creation
 
-    async def _create(self, resolved: _Resolved, creation: _Creation) -> None:
+    async def _create(self, resolved: Resolved, creation: _Creation) -> None:
         oid = resolved.definition.table.oid
         self._creating_on[oid] = self._creating_on.get(oid, 0) + 1
         is_published = False
@@ -489,7 +532,7 @@ class ShapeCatalog:
         if is_published:
             self._release_if_unused(oid)
 
-    async def _make_entry(self, resolved: _Resolved) -> ShapeEntry:
+    async def _make_entry(self, resolved: Resolved) -> ShapeEntry:
         """
         Make the row, then the files, then route, then reveal.
         """
@@ -579,6 +622,24 @@ async def _compile_all(rows: Sequence[ShapeRow]) -> list[Condition]:
         if condition is not None:
             compiled.append(condition)
     return compiled
+
+
+def refusal(error: PenstockError) -> Refused | Rotated:
+    """
+    Say what a client is told about an error.
+    """
+    match error:
+        case InvalidShapeError():
+            return Refused(400, "Invalid request", errors={error.field: [error.message]})
+        case RequestError():
+            return Refused(error.status, error.message, error.errors, error.retry_after_s, error.is_known)
+        case ConnectionLostError():
+            return Refused(503, _CANNOT_VERIFY, retry_after_s=1)
+        case ShapeError():
+            return Rotated()
+        case _:
+            _log.error("shape cannot be read", error=error.message)
+            return Refused(500, f"Unable to retrieve shape log: {error.message}")
 
 
 def _request_key(request: ShapeRequest) -> bytes:

@@ -94,6 +94,8 @@ class ShapeEntry:
         done: the last transaction it has, while it has no consumer.
         done_end: how far it is complete, while it has no consumer.
         consumer: in memory, or None for an idle shape.
+        read_at: when a client was last given something of it; None for never.
+        file_bytes: what its files held when it was last in memory; None while that is not known.
         condemned: why it is being given up; None for most.
         failed_at: the commit at which a consumer raised last; -1 for none.
         active_at: when it last had something to do.
@@ -112,6 +114,8 @@ class ShapeEntry:
     bounds: SnapshotBounds | None = None
     is_live: bool = False
     settled: LogOffset = SNAPSHOT_END
+    read_at: float | None = None
+    file_bytes: int | None = None
     done: CommitLsn = ZERO_COMMIT
     done_end: EndLsn = EndLsn(0)
     consumer: Consumer | None = None
@@ -317,6 +321,8 @@ class ConsumerRegistry:
                 is_live=True,
                 settled=row.settled,
                 done_end=boundary,
+                # Who read it before the start is not known: as if all had been read then.
+                read_at=self._clock(),
             )
             self._add(entry)
             problem = _find_problem(row.definition)
@@ -679,6 +685,12 @@ class ConsumerRegistry:
             return
         self._took(entry, self._clock())
 
+    def was_read(self, entry: ShapeEntry) -> None:
+        """
+        Take notice that a client is given something of a shape.
+        """
+        entry.read_at = self._clock()
+
     async def open_log(self, entry: ShapeEntry) -> ShapeLog:
         """
         Give the log of a shape, opening its files if need be.
@@ -716,6 +728,7 @@ class ConsumerRegistry:
             consumer = entry.consumer
             assert consumer is not None
             entry.done, entry.done_end = consumer.done, consumer.done_end
+            entry.file_bytes = None if consumer.log is None else consumer.log.file_bytes
             entry.file_bytes = None if consumer.log is None else consumer.log.file_bytes
             # It goes with nothing in its hands, which is no reason for alarm.
             entry.monitor = None

@@ -30,6 +30,7 @@ from penstock.collector.flush_tracker import Debt, FlushTracker
 from penstock.collector.intake import Intake
 from penstock.collector.routed_xids import RoutedXids
 from penstock.consumers.accounts import CollectorAccounts
+from penstock.consumers.evictor import Evictor
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.stage import ConsumerPorts, ConsumersStage
@@ -243,6 +244,14 @@ class Engine:
             on_look=self._judge_readiness,
         )
         self._casualties.describe = self._describe_casualty
+        self._evictor = Evictor(
+            self.consumers.registry,
+            self._store,
+            count_max=settings.shapes_max,
+            bytes_max=settings.shapes_bytes_max,
+            interval_s=settings.eviction_interval_s,
+            is_active=self._is_active.is_set,
+        )
         self._budget_pool = ConnectionPool(url, size=1, application_name="penstock budget")
         self.budget = WalBudget(
             settings,
@@ -299,6 +308,7 @@ class Engine:
                 group.create_task(self._learn_publication(), name="publication options"),
                 group.create_task(self.sweep.run(), name="progress sweep"),
                 group.create_task(self.budget.run(), name="budget of bytes"),
+                group.create_task(self._evictor.run(), name="eviction"),
             ]
             reading = group.create_task(self._read(inherited), name="intake")
             stopped = group.create_task(stopping.wait(), name="stop")
@@ -712,6 +722,7 @@ class Engine:
             "behind_count": len(registry.behind()),
             "owing_count": self._tracker.pending_count,
             "shed_count": registry.shed_count,
+            "evicted_count": self._evictor.evicted_count,
             "replaced_consumer_count": registry.replaced_count,
             "resting": self._casualties.resting(),
             "accounting_defect_count": self.sweep.watch.defect_count,

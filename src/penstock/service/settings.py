@@ -55,6 +55,8 @@ _PUBLICATION_PREFIX: Final = "penstock_publication_"
 _STREAM_ID: Final = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]+", re.ASCII)
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+IDLE_TIMEOUT_S_MIN: Final = 30.0
+"""A connection that is closed sooner than this would be opened and closed all the time."""
 _SECRET_FIELDS: Final = frozenset({"database_url", "pooled_database_url", "secret"})
 
 
@@ -93,6 +95,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     consumer_idle_s: float = 30.0
     flush_stall_grace_s: float = 20.0
     wal_bytes_max: int | None = None
+    shapes_max: int | None = None
+    shapes_bytes_max: int | None = None
+    eviction_interval_s: float = 60.0
+    compaction_interval_s: float = 600.0
+    replication_idle_timeout_s: float = 0.0
+    nap_s_max: float = 3600.0
     shapes_max: int | None = None
     shapes_bytes_max: int | None = None
     eviction_interval_s: float = 60.0
@@ -365,6 +373,29 @@ DECLARATIONS: Final = (
     Declaration(
         "nap_s_max", _D, "they are opened at least this often, so that the database can drop its log", at_least=1
     ),
+    Declaration(
+        "shapes_max",
+        _W,
+        "with more shapes the least recently read are given up; as many as there are",
+        ("MAX_SHAPES", "EXPERIMENTAL_MAX_SHAPES"),
+        at_least=1,
+    ),
+    Declaration(
+        "shapes_bytes_max", _S, "with more bytes in the files of shapes, likewise; as many as fit", at_least=MIB
+    ),
+    Declaration("eviction_interval_s", _D, "how often these two are looked at", at_least=0.1),
+    Declaration(
+        "compaction_interval_s", _D, "how often, half as much more or less, logs that allow it are compacted", at_least=0.1
+    ),
+    Declaration(
+        "replication_idle_timeout_s",
+        _D,
+        "after so long without a request or a change all connections to the database are closed; 0 for never",
+        ("REPLICATION_IDLE_TIMEOUT",),
+    ),
+    Declaration(
+        "nap_s_max", _D, "they are opened at least this often, so that the database can drop its log", at_least=1
+    ),
     Declaration("enable_integration_testing", _T, "let clients delete shapes", ("ENABLE_INTEGRATION_TESTING",)),
     Declaration("enable_fault_injection", _T, "heed PENSTOCK_FAULTS, which makes the service fail on purpose"),
     Declaration("port", _W, "where clients are served; 0 for any free one", ("PORT",), at_most=_PORT_MAX),
@@ -398,10 +429,7 @@ DECLARATIONS: Final = (
 )
 
 WITHOUT_EFFECT: Final = (
-    "REPLICATION_IDLE_TIMEOUT",
     "TWEAKS_SCHEMA_RECONCILER_PERIOD",
-    "MAX_SHAPES",
-    "EXPERIMENTAL_MAX_SHAPES",
     "CLEANUP_INTERVAL_MS",
     "SUBQUERY_BUFFER_MAX_TRANSACTIONS",
     "DATABASE_ID",
@@ -513,6 +541,7 @@ def read(
     _check_names(values, is_random=reading.truth_of(_RANDOM_SLOT_NAME), token=token)
     _check_access(values, reading)
     _check_database(values, reading)
+    _check_sleep(values, reading)
     for name in ("data_dir", "relay_dir", "database_ca_certificate_file"):
         if name in values or name == "data_dir":
             values[name] = folder / values.get(name, Path("persistent"))
@@ -785,6 +814,24 @@ def _check_database(values: dict[str, Any], reading: _Reading) -> None:
             raise ConfigError(
                 "database_ca_certificate_file is set but sslmode=disable is in the URL: take one of them away"
             )
+
+
+def _check_sleep(values: dict[str, Any], reading: _Reading) -> None:
+    """
+    Check after how long the service may sleep, and whether it may at all.
+    """
+    timeout_s = values.get("replication_idle_timeout_s", 0.0)
+    if 0 < timeout_s < IDLE_TIMEOUT_S_MIN:
+        raise ConfigError(
+            f"Invalid value for PENSTOCK_REPLICATION_IDLE_TIMEOUT: {timeout_s * 1000:g}. "
+            f"The minimum supported timeout is {IDLE_TIMEOUT_S_MIN:g}sec."
+        )
+    if timeout_s and values.get("temporary_slot"):
+        reading.warnings.append(
+            "replication_idle_timeout_s has no effect: a temporary slot would go with the connection, and every shape "
+            "would start over."
+        )
+        values["replication_idle_timeout_s"] = 0.0
 
 
 def _clean_url(name: str, url: str, known: set[str]) -> tuple[str, list[str]]:

@@ -17,6 +17,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -27,7 +28,7 @@ from penstock.shape_log.disk import Disk, PosixDisk, as_log_error
 from penstock.shape_log.log import FileShapeLog, LogFolder
 from penstock.shape_log.pool import DiskPool
 from penstock.shape_log.reader import recover
-from penstock.shape_log.records import SettleOutcome
+from penstock.shape_log.records import DATA_NAME, SettleOutcome
 from penstock.shape_log.writer import SettleJob, SettleResult, create_files, settle
 from penstock.shapes.offset import LogOffset
 
@@ -214,6 +215,25 @@ class FileShapeLogStore:
 
         for thrown in await self._run(self._sweeper, 0, sweep, "discarding unknown shape logs"):
             self._remove_later(0, thrown)
+
+    async def weigh(self, shapes: Collection[tuple[str, int]]) -> Mapping[int, int]:
+        """
+        Tell how many bytes the files of these shapes hold, named by handle and incarnation, without opening them.
+
+        Raises:
+            LogError: the disk refused.
+        """
+        folders = [(incarnation, f"{self._root}/{self._path(handle, incarnation)}") for handle, incarnation in shapes]
+
+        def weigh() -> dict[int, int]:
+            sizes: dict[int, int] = {}
+            for incarnation, folder in folders:
+                # It may be given up meanwhile.
+                with suppress(FileNotFoundError):
+                    sizes[incarnation] = self._disk.size(f"{folder}/{DATA_NAME}")
+            return sizes
+
+        return await self._run(self._sweeper, 0, weigh, "measuring shape logs")
 
     def close(self) -> None:
         """
