@@ -8,7 +8,10 @@ text. This module imports nothing of ours.
 from __future__ import annotations
 
 from enum import Enum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
+
+Problems: TypeAlias = "dict[str, list[str] | dict[str, list[str] | str]]"
+"""What is wrong with the parameters of a request, by parameter; for `subset` by its own parts."""
 
 
 class Policy(Enum):
@@ -180,7 +183,7 @@ class RequestError(PenstockError):
         status: int,
         message: str,
         *,
-        errors: dict[str, list[str]] | None = None,
+        errors: Problems | None = None,
         retry_after_s: int | None = None,
         is_known: bool = False,
     ) -> None:

@@ -23,8 +23,14 @@ from penstock.shapes.reading import (
     OpenReply,
     Piece,
     Refused,
+    Removed,
+    RemoveReply,
+    RemoveRequest,
     Rotated,
     ShapeRequest,
+    SubsetLoaded,
+    SubsetQuestion,
+    SubsetReply,
     WaitReply,
 )
 from penstock.wire.identifiers import parse_relation
@@ -76,6 +82,8 @@ class ScriptedSource:
         self.opens_under_way = 0
         self.hold_opens: asyncio.Event | None = None
         self.failure: Exception | None = None
+        self.questions: list[SubsetQuestion] = []
+        self.subset_pieces: tuple[Piece, ...] = ()
         self._handles = 0
 
     # --- what a test does --------------------------------------------------------------------------------------------
@@ -147,13 +155,27 @@ class ScriptedSource:
         self._check()
         return {"shapes": len(self.shapes), "holding": []}
 
-    async def remove(self, handle: str) -> bool:
+    async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
         self._check()
+        self.questions.append(question)
+        reply = self._find(question.shape)
+        if not isinstance(reply, Opened):
+            return reply
+        if question.subset.problems:
+            return Refused(400, "Invalid request", {"subset": dict(question.subset.problems)})
+        offset = reply.range.last if question.shape.offset is None else question.shape.offset
+        return SubsetLoaded(reply.handle, reply.schema, offset, b'{"snapshot_mark":7}', self.subset_pieces)
+
+    async def remove(self, request: RemoveRequest) -> RemoveReply:
+        self._check()
+        found = None if request.shape is None else self._find(request.shape)
+        if isinstance(found, Refused):
+            return found
         for table, shape in list(self.shapes.items()):
-            if shape.handle == handle:
+            if shape.handle in {request.handle, None if found is None else found.handle}:
                 self.drop(table)
-                return True
-        return False
+                return Removed()
+        return Refused(404, "No existing shape found")
 
     def _check(self) -> None:
         if self.is_away:

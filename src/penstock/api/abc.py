@@ -7,7 +7,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
+from penstock.shapes.reading import (
+    Health,
+    OpenReply,
+    RemoveReply,
+    RemoveRequest,
+    ShapeRequest,
+    SubsetQuestion,
+    SubsetReply,
+    WaitReply,
+)
 
 
 class ShapeSource(Protocol):
@@ -55,9 +64,20 @@ class ShapeSource(Protocol):
         """
         ...
 
-    async def remove(self, handle: str) -> bool:
+    async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
         """
-        Give the shape up durably; False when there is none.
+        Find or create the shape and ask the database for some of its rows.
+
+        Files that the answer names can be opened for a few seconds.
+
+        Raises:
+            ConnectionLostError: the owner is away.
+        """
+        ...
+
+    async def remove(self, request: RemoveRequest) -> RemoveReply:
+        """
+        Give a shape up durably.
 
         Raises:
             ConnectionLostError: the owner is away.

@@ -238,14 +238,14 @@ class ShapeApp:
             answer, body = await self._others.load_subset(request, subset.read_subset(asked), permit)
         else:
             if_none_match = exchange.header_lines(b"if-none-match")
-            found = await self.route.answer(request, if_none_match, permit, self._readers)
+            found = await self.route.answer(request, if_none_match, permit, self.readers)
             answer = plan.uncached(found.answer) if is_post else found.answer
             if isinstance(found, Events):
                 await exchange.answer_stream(answer, found.parts)
                 return
             body = found.body
         try:
-            await exchange.answer_open(answer, body, self._readers)
+            await exchange.answer_open(answer, body, self.readers)
         finally:
             body.close()
 

@@ -30,6 +30,18 @@ ABORT_EXTENSION: Final = "penstock.abort"
 WATCH_DELAY_S: Final = 0.05
 
 
+class BodyTooLargeError(Exception):
+    """
+    The body of a request is longer than allowed.
+    """
+
+
+class BodyFailedError(Exception):
+    """
+    The body of a request did not come whole, or not in time.
+    """
+
+
 class Exchange:
     """
     A request on its way to an answer.
@@ -73,6 +85,38 @@ class Exchange:
         Look after a while whether the client is still there.
         """
         self._watch_timer = asyncio.get_running_loop().call_later(WATCH_DELAY_S, self._start_watching)
+
+    async def read_body(self, bytes_max: int, *, timeout_s: float) -> bytes:
+        """
+        Read the whole body. To be called before anything else is awaited, and once.
+
+        Raises:
+            BodyTooLargeError: it is longer than allowed; the rest is left to the server.
+            BodyFailedError: it did not come in time, or the client left in the middle of it.
+        """
+        # Whoever looks whether the client is there takes what it sends.
+        assert self._watcher is None
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+        parts: list[bytes] = []
+        left = bytes_max
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        self.is_gone = True
+                        raise BodyFailedError
+                    parts.append(message.get("body", b""))
+                    left -= len(parts[-1])
+                    if left < 0:
+                        raise BodyTooLargeError
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError as cause:
+            raise BodyFailedError from cause
+        self.begin()
+        return b"".join(parts)
 
     def end(self) -> None:
         """

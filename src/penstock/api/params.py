@@ -17,16 +17,15 @@ from enum import Enum
 from typing import Final, TypeAlias, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from penstock.errors import DecodeError
+from penstock.errors import DecodeError, Problems
 from penstock.shapes.definition import LogMode, Replica
 from penstock.shapes.offset import BEFORE_ALL, LogOffset
-from penstock.shapes.reading import ShapeRequest
+from penstock.shapes.reading import RemoveRequest, ShapeRequest
 from penstock.wire import names
 from penstock.wire.identifiers import parse_columns, parse_relation
 
 QueryValue: TypeAlias = "str | list[QueryValue] | dict[str, QueryValue]"
 Query: TypeAlias = Mapping[str, QueryValue]
-Problems: TypeAlias = dict[str, list[str]]
 
 NESTING_MAX: Final = 8
 """Bracketed parts of a parameter's name."""
@@ -154,8 +153,10 @@ def _insert(query: dict[str, QueryValue], key: str, value: str) -> None:
 
 def validate(query: Query) -> LogRequest | Problems:
     """
-    Check everything that can be checked without the catalog.
+    Check everything that can be checked without the catalog. The subset must have been taken out before.
     """
+    if any(key.startswith(names.SUBSET_PREFIX) for key in query):
+        return {names.SUBSET: ["is not supported by this version"]}
     casts = _Casts(query)
     table = casts.text(names.TABLE)
     offset_text = casts.text(names.OFFSET)
@@ -192,11 +193,9 @@ def validate(query: Query) -> LogRequest | Problems:
         parse_relation(table)
     except DecodeError as error:
         return {names.TABLE: [error.message]}
-    values = _number(params) if where is not None else ()
+    values = number_params(params) if where is not None else ()
     if isinstance(values, str):
         return {names.PARAMS: [values]}
-    if any(key.startswith(names.SUBSET_PREFIX) for key in query):
-        return {names.SUBSET: ["is not supported by this version"]}
     shape = ShapeRequest(
         table=table,
         offset=offset,
@@ -210,6 +209,48 @@ def validate(query: Query) -> LogRequest | Problems:
         is_live=is_live,
     )
     return LogRequest(shape, _parse_cursor(query.get(names.CURSOR)), is_sse)
+
+
+def validate_removal(query: Query) -> RemoveRequest | Problems:
+    """
+    Check a request to remove a shape. Flags are read strictly here, and what does not name the shape is dropped.
+    """
+    casts = _Casts(query)
+    table = casts.text(names.TABLE)
+    casts.text(names.OFFSET)
+    handle = casts.text(names.HANDLE)
+    for name in (names.LIVE, names.LIVE_SSE, names.EXPERIMENTAL_LIVE_SSE, names.EXPERIMENTAL_COMPACTION):
+        casts.boolean(name)
+    where = casts.text(names.WHERE)
+    params = casts.params()
+    columns = casts.columns(names.COLUMNS)
+    queryable_columns = casts.columns(names.QUERYABLE_COLUMNS)
+    replica = casts.choice(names.REPLICA, Replica.DEFAULT)
+    log = casts.choice(names.LOG, LogMode.FULL)
+    if casts.problems:
+        return casts.problems
+    if table is None:
+        if handle is None:
+            return {names.HANDLE: ["can't be blank when shape definition is missing"]}
+        return RemoveRequest(handle=handle)
+    try:
+        parse_relation(table)
+    except DecodeError as error:
+        return {names.TABLE: [error.message]}
+    values = number_params(params) if where is not None else ()
+    if isinstance(values, str):
+        return {names.PARAMS: [values]}
+    shape = ShapeRequest(
+        table=table,
+        offset=BEFORE_ALL,
+        columns=columns,
+        queryable_columns=queryable_columns,
+        where=where,
+        params=values,
+        replica=replica,
+        log=log,
+    )
+    return RemoveRequest(shape, handle)
 
 
 class _Casts:
@@ -283,10 +324,12 @@ class _Casts:
         return default
 
     def _refuse(self, name: str, message: str = _INVALID) -> None:
-        self.problems.setdefault(name, []).append(message)
+        told = self.problems.setdefault(name, [])
+        assert isinstance(told, list)
+        told.append(message)
 
 
-def _number(params: Mapping[str, str]) -> tuple[str, ...] | str:
+def number_params(params: Mapping[str, str]) -> tuple[str, ...] | str:
     """
     Put the values in the order of their numbers; a string says why that cannot be done.
     """

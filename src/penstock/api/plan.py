@@ -22,10 +22,22 @@ from typing import Final, TypeAlias
 import msgspec
 
 from penstock.api import caching
-from penstock.api.params import LogRequest, Problems
+from penstock.api.params import LogRequest
 from penstock.api.settings import ApiSettings
+from penstock.errors import Problems
 from penstock.shapes.offset import BEFORE_ALL, LogOffset
-from penstock.shapes.reading import FilePiece, LogRange, Opened, OpenReply, Piece, Refused, Rotated
+from penstock.shapes.reading import (
+    FilePiece,
+    LogRange,
+    Opened,
+    OpenReply,
+    Piece,
+    Refused,
+    RemoveReply,
+    Rotated,
+    SubsetLoaded,
+    SubsetReply,
+)
 from penstock.wire import names
 from penstock.wire.messages import MUST_REFETCH, up_to_date
 
@@ -52,10 +64,18 @@ _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 class LogBody:
     """
     A JSON array made of pieces of a log and perhaps a control message at its end.
+
+    Attributes:
+        pieces: the elements.
+        control: one more element at the end.
+        opening: what stands before the first element.
+        closing: what stands behind the last one.
     """
 
     pieces: tuple[Piece, ...] = ()
     control: bytes | None = None
+    opening: bytes = b"["
+    closing: bytes = b"]"
 
     @property
     def bytes_count(self) -> int:
@@ -68,17 +88,17 @@ class LogBody:
         """
         Give the body in order, as bytes and as runs of files.
         """
-        opening = b"["
+        separator = self.opening
         for piece in self.pieces:
-            yield opening
+            yield separator
             yield piece if isinstance(piece, FilePiece) else piece.data
-            opening = b","
+            separator = b","
         if self.control is None:
-            yield b"]" if self.pieces else b"[]"
+            yield self.closing if self.pieces else self.opening + self.closing
         else:
-            yield opening
+            yield separator
             yield self.control
-            yield b"]"
+            yield self.closing
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +220,32 @@ class Planner:
         progress = _progress(is_up_to_date=is_up_to_date(request, found), has_data=True)
         return Answer(200, (EVENTS_TYPE, (b"connection", b"keep-alive"), *headers[1:], *progress))
 
+    def subset(self, request: LogRequest, reply: SubsetReply) -> Answer:
+        """
+        Answer with the rows of a subset, or as for a log that cannot be read.
+        """
+        if not isinstance(reply, SubsetLoaded):
+            return uncached(self.give_up(reply))
+        headers = [
+            JSON_TYPE,
+            *self._cache_header(caching.NO_CACHE),
+            (names.HANDLE_HEADER, reply.handle.encode()),
+            (names.OFFSET_HEADER, str(reply.offset).encode()),
+            (names.SNAPSHOT_HEADER, b"true"),
+        ]
+        if not request.shape.is_live:
+            headers.append((names.SCHEMA_HEADER, reply.schema.encode()))
+        body = LogBody(reply.pieces, opening=b'{"metadata":%b,"data":[' % reply.metadata, closing=b"]}")
+        return Answer(200, tuple(headers), body)
+
+    def removal(self, reply: RemoveReply) -> Answer:
+        """
+        Answer to a request to remove a shape.
+        """
+        if isinstance(reply, Refused):
+            return uncached(self.give_up(reply))
+        return Answer(202, self._cache_header(caching.NO_CACHE))
+
     def give_up(self, reply: Rotated | Refused) -> Answer:
         """
         Answer for a log that is over, or with the engine's refusal.
@@ -317,6 +363,21 @@ class Planner:
 
     def _cache_header(self, value: bytes) -> tuple[Header, ...]:
         return ((b"cache-control", value),) if self.settings.sends_cache_headers else ()
+
+
+def encode(envelope: dict[str, object]) -> bytes:
+    """
+    Write the body of an answer.
+    """
+    return msgspec.json.encode(envelope)
+
+
+def uncached(answer: Answer) -> Answer:
+    """
+    Turn an answer into one for a request that no cache may answer: of another method than GET, or for a subset.
+    """
+    headers = [(name, caching.NO_CACHE if name == b"cache-control" else value) for name, value in answer.headers]
+    return Answer(answer.status, tuple(header for header in headers if header[0] != b"surrogate-control"), answer.body)
 
 
 def is_up_to_date(request: LogRequest, found: LogRange) -> bool:

@@ -27,7 +27,16 @@ import structlog
 from penstock.api.abc import ShapeSource
 from penstock.errors import ConfigError, ConnectionLostError
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
+from penstock.shapes.reading import (
+    Health,
+    OpenReply,
+    RemoveReply,
+    RemoveRequest,
+    ShapeRequest,
+    SubsetQuestion,
+    SubsetReply,
+    WaitReply,
+)
 
 FRAME_BYTES_MAX: Final = 2**31
 """Longest frame: a row of a gigabyte, escaped."""
@@ -81,7 +90,10 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 _CALL: Final = msgspec.msgpack.Decoder(_Call)
 _REPLY: Final = msgspec.msgpack.Decoder(_Reply)
 _TEXT: Final = msgspec.msgpack.Decoder(str)
-_BOOL: Final = msgspec.msgpack.Decoder(bool)
+_SUBSET: Final = msgspec.msgpack.Decoder(SubsetQuestion)
+_SUBSET_REPLY: Final[msgspec.msgpack.Decoder[SubsetReply]] = msgspec.msgpack.Decoder(SubsetReply)
+_REMOVE: Final = msgspec.msgpack.Decoder(RemoveRequest)
+_REMOVE_REPLY: Final[msgspec.msgpack.Decoder[RemoveReply]] = msgspec.msgpack.Decoder(RemoveReply)
 _OPEN: Final = msgspec.msgpack.Decoder(ShapeRequest)
 _WAIT: Final = msgspec.msgpack.Decoder(tuple[str, LogOffset])
 _OPEN_REPLY: Final[msgspec.msgpack.Decoder[OpenReply]] = msgspec.msgpack.Decoder(OpenReply)
@@ -301,8 +313,11 @@ class _Peer(_Framed):
             case "status":
                 return source.status
             case "remove":
-                unwanted = _TEXT.decode(call.arguments)
+                unwanted = _REMOVE.decode(call.arguments)
                 return lambda: source.remove(unwanted)
+            case "subset":
+                question = _SUBSET.decode(call.arguments)
+                return lambda: source.load_subset(question)
             case other:
                 raise msgspec.ValidationError(other)
 
@@ -389,11 +404,17 @@ class RemoteShapeSource:
         """
         return _STATUS.decode(await self._call("status"))
 
-    async def remove(self, handle: str) -> bool:
+    async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
+        """
+        As `ShapeSource.load_subset`.
+        """
+        return _SUBSET_REPLY.decode(await self._call("subset", question))
+
+    async def remove(self, request: RemoveRequest) -> RemoveReply:
         """
         As `ShapeSource.remove`.
         """
-        return _BOOL.decode(await self._call("remove", handle))
+        return _REMOVE_REPLY.decode(await self._call("remove", request))
 
     async def _call(self, method: str, arguments: object = None) -> msgspec.Raw:
         connection = self._connection

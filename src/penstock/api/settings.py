@@ -30,6 +30,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
         idle_timeout_s: a connection without a request is closed after so long.
         drain_timeout_s: how long a stop waits for responses under way.
         cache_max_age_s, cache_stale_age_s: for responses that are neither first nor live.
+        allows_removal: whether clients may remove shapes.
         sends_cache_headers: whether the contract's cache rules are applied at all.
         requests_initial_max: requests at a time for shapes that this worker has not served before.
         requests_existing_max: requests at a time for all other shapes, parked ones included.
@@ -50,6 +51,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: int = 5
     cache_max_age_s: int = 60
     cache_stale_age_s: int = 300
+    allows_removal: bool = False
     sends_cache_headers: bool = True
     requests_initial_max: int = 300
     requests_existing_max: int = 10_000

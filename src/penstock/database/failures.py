@@ -25,6 +25,8 @@ _OUT_OF_TIME: Final = frozenset({"55P03", "57014"})
 # Connection exceptions, insufficient resources, operator intervention, system error.
 _PASSING_CLASSES: Final = frozenset({"08", "53", "57", "58"})
 _DATA_EXCEPTIONS: Final = "22"
+# Syntax error or access rule violation; program limit exceeded.
+_AT_FAULT_CLASSES: Final = frozenset({"42", "54"})
 
 
 class ServerRefusedError(SourceError):
@@ -93,3 +95,20 @@ def judge(error: SourceError, *, when_late: RequestError) -> PenstockError:
     # Messages of this class quote values, which may be those of rows that the client is not to see.
     detail = f"SQLSTATE {sqlstate}" if sqlstate.startswith(_DATA_EXCEPTIONS) else error.message
     return refuse(500, f"Unexpected error while creating snapshot: {detail}")
+
+
+def refuse_subset(error: ServerRefusedError) -> RequestError | None:
+    """
+    Say what a client is told about an error that its own subset met; None when the subset is not at fault.
+
+    Messages about values quote them, and they may be those of rows that the client is not to see: of these only the code
+    is told.
+    """
+    sqlstate = error.sqlstate or ""
+    if sqlstate.startswith(_DATA_EXCEPTIONS):
+        told = f"the condition cannot be evaluated (SQLSTATE {sqlstate})"
+    elif sqlstate[:2] in _AT_FAULT_CLASSES and sqlstate != _INSUFFICIENT_PRIVILEGE and sqlstate not in _UNDEFINED:
+        told = error.message
+    else:
+        return None
+    return RequestError(400, "Invalid request", errors={"subset": {"where": told}})

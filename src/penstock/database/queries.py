@@ -28,6 +28,7 @@ from penstock.postgres.lsn import InsertLsn
 from penstock.postgres.relation import Column, Table, TableId
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
 from penstock.shapes.definition import ShapeColumn, ShapeDefinition
+from penstock.shapes.subset import Subset
 from penstock.where.facts import DATABASE
 
 Row = tuple[str | None, ...]
@@ -373,14 +374,18 @@ def _ddl(statements: Sequence[str], lock_timeout_ms: int) -> str:
 # --- snapshots -------------------------------------------------------------------------------------------------------
 
 
-def begin_snapshot(definition: ShapeDefinition, server_version: int) -> str:
+def begin_snapshot(definition: ShapeDefinition, server_version: int, *, statement_timeout_ms: int = 0) -> str:
     """
     Write the statements that open a snapshot's transaction, all sent at once.
 
     The last three give rows: the snapshot, the insert LSN (in this order), the table as that snapshot sees it.
     """
     # The user's timeouts are meant for queries of a page; ours have deadlines of their own.
-    settings = {**DISPLAY_SETTINGS, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+    settings = {
+        **DISPLAY_SETTINGS,
+        "statement_timeout": f"{statement_timeout_ms:d}",
+        "idle_in_transaction_session_timeout": "0",
+    }
     if server_version >= 170000:
         settings["transaction_timeout"] = "0"
     return "; ".join(
@@ -403,6 +408,37 @@ def copy_snapshot(definition: ShapeDefinition, *, is_partitioned: bool) -> str:
     only = "" if is_partitioned else "ONLY "
     where = f" WHERE (\n{definition.where}\n)" if definition.where is not None else ""
     select = f"SELECT {render_row(definition)} FROM {only}{quote_table(definition.table)}{where}"  # noqa: S608 - quoted
+    return _copy_out(select)
+
+
+def copy_subset(definition: ShapeDefinition, subset: Subset, *, mark: int, is_partitioned: bool) -> str:
+    """
+    Write the `COPY` of some of a shape's rows, each with `mark` in its headers.
+
+    A condition that can fail is asked only of rows that the shape's own condition has let through: `OFFSET 0` keeps
+    Postgres from asking it first. Any other may use an index.
+    """
+    only = "" if is_partitioned else "ONLY "
+    source = f"{only}{quote_table(definition.table)}"
+    wheres = [definition.where, subset.where]
+    if subset.can_fail and definition.where is not None:
+        source = f"(SELECT * FROM {source} WHERE (\n{definition.where}\n) OFFSET 0) AS shape"  # noqa: S608 - quoted
+        wheres = [subset.where]
+    row = render_row(definition, f',"snapshot_mark":{mark:d}')
+    text = f"SELECT {row} FROM {source}"  # noqa: S608 - quoted
+    conditions = " AND ".join(f"(\n{where}\n)" for where in wheres if where is not None)
+    if conditions:
+        text += f" WHERE {conditions}"
+    if subset.order_by is not None:
+        text += f" ORDER BY {subset.order_by}"
+    if subset.limit is not None:
+        text += f" LIMIT {subset.limit:d}"
+    if subset.offset is not None:
+        text += f" OFFSET {subset.offset:d}"
+    return _copy_out(text)
+
+
+def _copy_out(select: str) -> str:
     return f"COPY ({select}) TO STDOUT WITH (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01', ENCODING 'UTF8')"
 
 
@@ -423,9 +459,9 @@ def verify_snapshot(table: TableId) -> str:
     """  # noqa: S608 - quoted
 
 
-def render_row(definition: ShapeDefinition) -> str:
+def render_row(definition: ShapeDefinition, more_headers: str = "") -> str:
     """
-    Write the expression for a row's JSON element.
+    Write the expression for a row's JSON element; `more_headers` are JSON members that all rows have, a comma before each.
     """
     columns = {column.name: column for column in definition.columns}
     pieces = _Pieces()
@@ -443,7 +479,7 @@ def render_row(definition: ShapeDefinition) -> str:
         else:
             pieces.add_expression(_render_value(column))
     relation = f"{_to_json(definition.table.schema)},{_to_json(definition.table.name)}"
-    pieces.add_constant(f'}},"headers":{{"operation":"insert","relation":[{relation}]}}}}')
+    pieces.add_constant(f'}},"headers":{{"operation":"insert","relation":[{relation}]{more_headers}}}}}')
     return pieces.join()
 
 

@@ -33,13 +33,16 @@ from penstock.consumers.accounts import CollectorAccounts
 from penstock.consumers.evictor import Evictor
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry
+from penstock.consumers.spool import Spool
 from penstock.consumers.stage import ConsumerPorts, ConsumersStage
+from penstock.consumers.subsets import SubsetReader
 from penstock.control.records import Recovered
 from penstock.control.store import SqliteControlStore
 from penstock.database.inspector import CatalogInspector
 from penstock.database.pool import ConnectionPool
 from penstock.database.publication import PublicationTables
 from penstock.database.snapshots import PostgresSnapshots
+from penstock.database.subsets import PostgresSubsets
 from penstock.database.urls import parse_database_url
 from penstock.database.watch import CatalogEvent, CatalogWatch, TableChanged, TableGone
 from penstock.errors import CorruptLogError, DecodeError, PenstockError
@@ -63,7 +66,16 @@ from penstock.service.sweep import NEXT, Casualties, DebtSweep, ready_limits, wa
 from penstock.service.trail import BoardTrail
 from penstock.service.wal_budget import POLL_S, WalBudget
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
+from penstock.shapes.reading import (
+    Health,
+    OpenReply,
+    RemoveReply,
+    RemoveRequest,
+    ShapeRequest,
+    SubsetQuestion,
+    SubsetReply,
+    WaitReply,
+)
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -199,7 +211,7 @@ class Engine:
                 trail=self._trail,
                 make_handler=self._faults.make_handler,
             ),
-            ConsumerLimits(
+            limits := ConsumerLimits(
                 tail_bytes_max=settings.tail_bytes_max,
                 shape_tail_bytes_max=min(64 << 20, settings.tail_bytes_max),
                 idle_s=settings.consumer_idle_s,
@@ -210,6 +222,20 @@ class Engine:
             settle_age_s=min(SETTLE_AGE_S[settings.acknowledge], settings.flush_stall_grace_s / 5),
         )
         delivery.registry = self.consumers.registry
+        self._spool = Spool(settings.data_dir, bytes_max=settings.subset_bytes_max)
+        self.subsets = SubsetReader(
+            catalog=self.consumers.catalog,
+            registry=self.consumers.registry,
+            accounts=self._accounts,
+            inspector=self._inspector,
+            source=PostgresSubsets(
+                self._snapshot_pool,
+                count_max=max(1, settings.snapshot_pool_size // 2),
+                timeout_s=settings.subset_timeout_s,
+            ),
+            spool=self._spool,
+            limits=limits,
+        )
         self._faults.attach(self.consumers.registry)
         self._are_generated_published = False
         self._intake = Intake(
@@ -274,6 +300,7 @@ class Engine:
             PenstockError: what only a person can mend.
         """
         await asyncio.to_thread(self._settings.state_folder.mkdir, 0o700, exist_ok=True)
+        await asyncio.to_thread(self._spool.clear)
         await self._control.open()
         if self._control.was_set_aside:
             _log.error("the control store could not be read and was set aside; every shape starts over")
@@ -287,6 +314,7 @@ class Engine:
             await self._budget_pool.close()
             await self._control.close(is_clean=is_clean)
             self._store.close()
+            self._spool.close()
             self._black_box.close()
 
     async def _run(self, recovered: Recovered, stopping: asyncio.Event) -> bool:
@@ -770,11 +798,17 @@ class EngineSource:
         """
         return await self._engine.status()
 
-    async def remove(self, handle: str) -> bool:
+    async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
+        """
+        See `ShapeSource.load_subset`.
+        """
+        return await self._engine.subsets.load(question)
+
+    async def remove(self, request: RemoveRequest) -> RemoveReply:
         """
         See `ShapeSource.remove`.
         """
-        return await self._engine.consumers.catalog.remove(handle)
+        return await self._engine.consumers.catalog.remove(request)
 
 
 def run(context: RoleContext) -> None:

@@ -20,7 +20,16 @@ from penstock.postgres.lsn import EndLsn
 from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, TypedCell, receiver_cell
 from penstock.service.lifecycle import SupervisorState, is_supervisor_silent
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import Health, OpenReply, ShapeRequest, WaitReply
+from penstock.shapes.reading import (
+    Health,
+    OpenReply,
+    RemoveReply,
+    RemoveRequest,
+    ShapeRequest,
+    SubsetQuestion,
+    SubsetReply,
+    WaitReply,
+)
 
 ENGINE_ANSWER_S_MAX: Final = 2.0
 """How long the status waits for the engine before it answers without."""
@@ -63,11 +72,17 @@ class ObservedSource:
             return msgspec.structs.replace(health, unready="the supervisor has said nothing for a while")
         return health
 
-    async def remove(self, handle: str) -> bool:
+    async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
+        """
+        See `ShapeSource.load_subset`.
+        """
+        return await self._source.load_subset(question)
+
+    async def remove(self, request: RemoveRequest) -> RemoveReply:
         """
         See `ShapeSource.remove`.
         """
-        return await self._source.remove(handle)
+        return await self._source.remove(request)
 
     async def status(self) -> dict[str, object]:
         """

@@ -101,12 +101,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compaction_interval_s: float = 600.0
     replication_idle_timeout_s: float = 0.0
     nap_s_max: float = 3600.0
-    shapes_max: int | None = None
-    shapes_bytes_max: int | None = None
-    eviction_interval_s: float = 60.0
-    compaction_interval_s: float = 600.0
-    replication_idle_timeout_s: float = 0.0
-    nap_s_max: float = 3600.0
+    subset_bytes_max: int = GIB
+    subset_timeout_s: float = 30.0
     enable_integration_testing: bool = False
     enable_fault_injection: bool = False
 
@@ -374,28 +370,12 @@ DECLARATIONS: Final = (
         "nap_s_max", _D, "they are opened at least this often, so that the database can drop its log", at_least=1
     ),
     Declaration(
-        "shapes_max",
-        _W,
-        "with more shapes the least recently read are given up; as many as there are",
-        ("MAX_SHAPES", "EXPERIMENTAL_MAX_SHAPES"),
-        at_least=1,
+        "subset_bytes_max",
+        _S,
+        "bytes of files that hold the rows of subsets until they are served; a subset with more is refused",
+        at_least=MIB,
     ),
-    Declaration(
-        "shapes_bytes_max", _S, "with more bytes in the files of shapes, likewise; as many as fit", at_least=MIB
-    ),
-    Declaration("eviction_interval_s", _D, "how often these two are looked at", at_least=0.1),
-    Declaration(
-        "compaction_interval_s", _D, "how often, half as much more or less, logs that allow it are compacted", at_least=0.1
-    ),
-    Declaration(
-        "replication_idle_timeout_s",
-        _D,
-        "after so long without a request or a change all connections to the database are closed; 0 for never",
-        ("REPLICATION_IDLE_TIMEOUT",),
-    ),
-    Declaration(
-        "nap_s_max", _D, "they are opened at least this often, so that the database can drop its log", at_least=1
-    ),
+    Declaration("subset_timeout_s", _D, "how long the query for a subset may take", at_least=0.1),
     Declaration("enable_integration_testing", _T, "let clients delete shapes", ("ENABLE_INTEGRATION_TESTING",)),
     Declaration("enable_fault_injection", _T, "heed PENSTOCK_FAULTS, which makes the service fail on purpose"),
     Declaration("port", _W, "where clients are served; 0 for any free one", ("PORT",), at_most=_PORT_MAX),

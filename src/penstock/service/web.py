@@ -41,6 +41,7 @@ def api_settings(settings: Settings) -> ApiSettings:
         drain_timeout_s=DRAIN_S_MAX,
         cache_max_age_s=settings.cache_max_age_s,
         cache_stale_age_s=settings.cache_stale_age_s,
+        allows_removal=settings.enable_integration_testing,
         requests_initial_max=settings.requests_initial_max,
         requests_existing_max=settings.requests_existing_max,
     )

@@ -14,8 +14,10 @@ from typing import TypeAlias
 
 import msgspec
 
+from penstock.errors import Problems
 from penstock.shapes.definition import LogMode, Replica
 from penstock.shapes.offset import LogOffset
+from penstock.shapes.subset import SubsetRequest
 
 
 class FilePiece(msgspec.Struct, frozen=True, array_like=True, tag="f"):
@@ -134,12 +136,66 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
     status: int
     message: str
-    errors: dict[str, list[str]] | None = None
+    errors: Problems | None = None
     retry_after_s: int | None = None
     is_known: bool = False
 
 
 OpenReply: TypeAlias = Opened | Rotated | Refused
+
+
+class SubsetQuestion(msgspec.Struct, frozen=True):
+    """
+    A request for some rows of a shape, as the database has them now.
+
+    Attributes:
+        shape: which shape, and the place and the handle the client has.
+        subset: which rows, in which order.
+    """
+
+    shape: ShapeRequest
+    subset: SubsetRequest
+
+
+class SubsetLoaded(msgspec.Struct, frozen=True, tag="subset"):
+    """
+    The rows, and what they are a picture of.
+
+    Attributes:
+        handle: the shape's handle, equal to the one in the request if that had one.
+        schema: the value of the schema header: JSON text.
+        offset: the place from which a client that has these rows must follow the log: it was handed nothing behind it,
+            and the rows show everything up to it.
+        metadata: a JSON object: which transactions the rows show, and the position that holds for.
+        pieces: the rows as elements, in order.
+    """
+
+    handle: str
+    schema: str
+    offset: LogOffset
+    metadata: bytes
+    pieces: tuple[Piece, ...] = ()
+
+
+SubsetReply: TypeAlias = SubsetLoaded | Rotated | Refused
+
+
+class RemoveRequest(msgspec.Struct, frozen=True):
+    """
+    A request to give a shape up: by what it is, by its handle, or by both, which must then agree.
+    """
+
+    shape: ShapeRequest | None = None
+    handle: str | None = None
+
+
+class Removed(msgspec.Struct, frozen=True, tag="removed"):
+    """
+    The shape was given up durably.
+    """
+
+
+RemoveReply: TypeAlias = Removed | Refused
 
 
 class Advanced(msgspec.Struct, frozen=True, tag="advanced"):

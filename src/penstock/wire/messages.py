@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from penstock.postgres.snapshot import Snapshot
+from penstock.postgres.snapshot import Snapshot, SnapshotBounds
 
 MUST_REFETCH: Final = b'{"headers":{"control":"must-refetch"}}'
 """The only element of a 409 body: the log the client has is over."""
@@ -164,4 +164,23 @@ def snapshot_end(snapshot: Snapshot) -> bytes:
         snapshot.xmin,
         snapshot.xmax,
         running,
+    )
+
+
+def subset_metadata(bounds: SnapshotBounds, mark: int) -> bytes:
+    """
+    Tell which transactions a subset shows, and the position below which all of them lie.
+
+    Args:
+        bounds: what the subset's query saw.
+        mark: the number that the subset's rows carry.
+    """
+    snapshot = bounds.snapshot
+    running = b",".join(b'"%d"' % xid for xid in sorted(snapshot.running))
+    return b'{"xmin":"%d","xmax":"%d","xip_list":[%b],"snapshot_mark":%d,"database_lsn":"%d"}' % (
+        snapshot.xmin,
+        snapshot.xmax,
+        running,
+        mark,
+        bounds.horizon.value,
     )

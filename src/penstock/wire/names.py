@@ -14,6 +14,7 @@ SHAPE_PATH: Final = "/v1/shape"
 HEALTH_PATH: Final = "/v1/health"
 READY_PATH: Final = "/v1/ready"
 STATUS_PATH: Final = "/v1/status"
+OPENAPI_PATH: Final = "/v1/openapi.json"
 
 # --- query parameters ------------------------------------------------------------------------------------------------
 
@@ -50,6 +51,7 @@ HAS_DATA_HEADER: Final = b"electric-has-data"
 OFFSET_HEADER: Final = b"electric-offset"
 SCHEMA_HEADER: Final = b"electric-schema"
 UP_TO_DATE_HEADER: Final = b"electric-up-to-date"
+SNAPSHOT_HEADER: Final = b"electric-snapshot"
 KNOWN_ERROR_HEADER: Final = b"electric-internal-known-error"
 SERVER_HEADER: Final = b"electric-server"
 RETRY_AFTER_HEADER: Final = b"retry-after"
