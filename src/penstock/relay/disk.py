@@ -23,26 +23,14 @@ NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a full disk and a used-up quota answer."""
 
 
-class Disk(Protocol):
+class ReadDisk(Protocol):
     """
-    Files that are appended to, and the folders they lie in.
+    Files that are read, and the folders they lie in.
     """
-
-    def create(self, path: Path) -> int:
-        """
-        Make an empty file, which must not exist, and open it for appending and reading.
-        """
-        ...
 
     def open(self, path: Path) -> int:
         """
-        Open an existing file for appending and reading.
-        """
-        ...
-
-    def write(self, handle: int, buffers: Sequence[bytes]) -> None:
-        """
-        Append all buffers, in order.
+        Open an existing file for reading.
         """
         ...
 
@@ -58,6 +46,36 @@ class Disk(Protocol):
         """
         ...
 
+    def close(self, handle: int) -> None:
+        """
+        Forget a handle.
+        """
+        ...
+
+    def names(self, folder: Path) -> list[str]:
+        """
+        List a folder.
+        """
+        ...
+
+
+class Disk(ReadDisk, Protocol):
+    """
+    Files that are appended to, and the folders they lie in. `open` is for appending and reading.
+    """
+
+    def create(self, path: Path) -> int:
+        """
+        Make an empty file, which must not exist, and open it for appending and reading.
+        """
+        ...
+
+    def write(self, handle: int, buffers: Sequence[bytes]) -> None:
+        """
+        Append all buffers, in order.
+        """
+        ...
+
     def truncate(self, handle: int, size: int) -> None:
         """
         Give up what lies beyond `size`.
@@ -70,12 +88,6 @@ class Disk(Protocol):
         """
         ...
 
-    def close(self, handle: int) -> None:
-        """
-        Forget a handle.
-        """
-        ...
-
     def rename(self, source: Path, target: Path) -> None:
         """
         Give a file or folder another name, in place of what has it.
@@ -85,12 +97,6 @@ class Disk(Protocol):
     def unlink(self, path: Path) -> None:
         """
         Remove a file.
-        """
-        ...
-
-    def names(self, folder: Path) -> list[str]:
-        """
-        List a folder.
         """
         ...
 
@@ -213,6 +219,18 @@ class SystemDisk:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+class SystemReadDisk(SystemDisk):
+    """
+    The file system, for whoever only reads.
+    """
+
+    def open(self, path: Path) -> int:
+        """
+        See `ReadDisk.open`.
+        """
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def read_at(handle: int, byte: int, count: int) -> bytes:

@@ -15,7 +15,6 @@ next: whatever began to follow the log in between has missed something too.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
@@ -23,7 +22,7 @@ from typing import Final, Self
 from penstock.errors import CorruptLogError
 from penstock.postgres.lsn import EndLsn
 from penstock.relay.abc import RelayPlace, RelayRecord, SessionRecord
-from penstock.relay.disk import read_at
+from penstock.relay.disk import ReadDisk, SystemReadDisk
 from penstock.relay.epochs import EPOCH_FILE, EpochHeader, decode_epoch, epoch_name, epoch_numbers
 from penstock.relay.records import scan
 from penstock.relay.recovery import recover_segment
@@ -37,15 +36,17 @@ class RelayReader:
     Reads one epoch: a `RelaySource`. Belongs to one thread.
     """
 
-    def __init__(self, folder: Path, epoch: int) -> None:
+    def __init__(self, folder: Path, epoch: int, *, disk: ReadDisk | None = None) -> None:
         """
         Stand before the first segment there is.
 
         Args:
             folder: of all epochs.
             epoch: the one to read; it must have been published.
+            disk: another one in tests.
         """
         self._folder = folder / epoch_name(epoch)
+        self._disk: Final[ReadDisk] = disk or SystemReadDisk()
         self._place = RelayPlace(0, 0)
         self._handle: int | None = None
         # Of the segment at the place, once it has been asked for: the byte up to which it counts.
@@ -79,7 +80,7 @@ class RelayReader:
         """
         handle, self._handle = self._handle, None
         if handle is not None:
-            os.close(handle)
+            self._disk.close(handle)
 
     def seek(self, boundary: EndLsn) -> None:
         """
@@ -179,27 +180,27 @@ class RelayReader:
                 # That is the next segment's damage. This one counts as far as it would after a power cut.
                 read_at_handle = self._reads()
                 assert self._handle is not None
-                end = recover_segment(read_at_handle, os.fstat(self._handle).st_size).valid_end
+                end = recover_segment(read_at_handle, self._disk.size(self._handle)).valid_end
             self._end = (number, end)
         return self._end[1]
 
     def _reads(self) -> partial[bytes]:
         if self._handle is None:
             self._handle = self._opened(self._place.segment)
-        return partial(read_at, self._handle)
+        return partial(self._disk.read, self._handle)
 
     def _opened(self, number: int) -> int:
         try:
-            return os.open(self._folder / segment_name(number), os.O_RDONLY | os.O_CLOEXEC)
+            return self._disk.open(self._folder / segment_name(number))
         except FileNotFoundError as cause:
             raise CorruptLogError(f"segment {segment_name(number)} is not there") from cause
 
     def _header(self, number: int) -> SegmentHeader:
         handle = self._opened(number)
         try:
-            return decode_header(partial(read_at, handle))[0]
+            return decode_header(partial(self._disk.read, handle))[0]
         finally:
-            os.close(handle)
+            self._disk.close(handle)
 
     def _first(self) -> int:
         numbers = self._numbers()
@@ -209,7 +210,7 @@ class RelayReader:
 
     def _numbers(self) -> list[int]:
         try:
-            return segment_numbers(entry.name for entry in self._folder.iterdir())
+            return segment_numbers(self._disk.names(self._folder))
         except FileNotFoundError as cause:
             raise CorruptLogError(f"there is no epoch {self._folder.name}") from cause
 
@@ -226,19 +227,28 @@ class RelayReader:
         self._place = RelayPlace(number, 0)
 
 
-def read_epoch(folder: Path, epoch: int) -> EpochHeader:
+def read_epoch(folder: Path, epoch: int, *, disk: ReadDisk | None = None) -> EpochHeader:
     """
     Read what identifies an epoch; its `start` is where an engine that knows nothing begins.
+
+    Args:
+        folder: of all epochs.
+        epoch: the one.
+        disk: another one in tests.
 
     Raises:
         CorruptLogError: it is not there, or damaged.
         FormatVersionError: newer code wrote it.
     """
+    disk = disk or SystemReadDisk()
     try:
-        data = (folder / epoch_name(epoch) / EPOCH_FILE).read_bytes()
+        handle = disk.open(folder / epoch_name(epoch) / EPOCH_FILE)
     except FileNotFoundError as cause:
         raise CorruptLogError(f"there is no epoch {epoch}") from cause
-    return decode_epoch(lambda byte, count: data[byte : byte + count])
+    try:
+        return decode_epoch(partial(disk.read, handle))
+    finally:
+        disk.close(handle)
 
 
 def epochs_in(folder: Path) -> list[int]:
