@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import ClassVar, Final, TypeAlias
 
-Problems: TypeAlias = "dict[str, list[str] | dict[str, list[str] | str]]"
+Problems: TypeAlias = dict[str, list[str] | dict[str, list[str] | str]]
 """What is wrong with the parameters of a request, by parameter; for `subset` by its own parts."""
 
 
