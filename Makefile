@@ -11,6 +11,9 @@ STAMPS      := .stamps
 BIN         := $(VENV)/bin
 PYTEST      := $(BIN)/python -m pytest
 SEED        ?=
+# Tests run in this many processes at once; those that share a server stay together. WORKERS=0 runs them one by one.
+WORKERS     ?= 3
+PARALLEL    := -n $(WORKERS) --dist loadscope
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup check fmt unit pg e2e sim soak bench fuzz lock clean
@@ -22,8 +25,8 @@ demo: $(STAMPS)/demo ## set up and show the product on a bundled Postgres; nothi
 	@$(BIN)/penstock demo
 
 test: setup check $(STAMPS)/wheel ## set up and run everything CI runs
-	$(PYTEST) tests/unit tests/property tests/simulation tests/test_*.py -q
-	PENSTOCK_TEST_PYTHON=$(CURDIR)/$(WHEEL_VENV)/bin/python $(PYTEST) tests/integration tests/conformance tests/e2e -q
+	$(PYTEST) tests/unit tests/property tests/simulation tests/test_*.py -q $(PARALLEL)
+	PENSTOCK_TEST_PYTHON=$(CURDIR)/$(WHEEL_VENV)/bin/python $(PYTEST) tests/integration tests/conformance tests/e2e -q $(PARALLEL)
 
 setup: $(STAMPS)/dev $(STAMPS)/packages $(STAMPS)/node ## install what the tests need
 
@@ -38,10 +41,10 @@ fmt: $(STAMPS)/dev ## format and safe fixes
 	$(BIN)/ruff format .
 
 unit: $(STAMPS)/dev ## unit, property and simulation tests: no Postgres, no network
-	$(PYTEST) tests/unit tests/property tests/simulation tests/test_*.py -q
+	$(PYTEST) tests/unit tests/property tests/simulation tests/test_*.py -q $(PARALLEL)
 
 pg: $(STAMPS)/dev ## the suites on real Postgres
-	$(PYTEST) tests/integration tests/conformance -q
+	$(PYTEST) tests/integration tests/conformance -q $(PARALLEL)
 
 e2e: $(STAMPS)/wheel $(STAMPS)/dev $(STAMPS)/node ## the installed command and published clients, as a user runs them
 	PENSTOCK_TEST_PYTHON=$(CURDIR)/$(WHEEL_VENV)/bin/python $(PYTEST) tests/e2e -q
