@@ -58,6 +58,12 @@ class OpenBody:
             undo.pop_all()
         return cls(body, files)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """
         Close the files; more than once has no effect.

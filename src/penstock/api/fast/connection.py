@@ -1,0 +1,171 @@
+"""
+A connection that answers ordinary requests for logs itself and leaves everything else to the application.
+
+Shell. Ordinary is: GET or HEAD of the shape's path as everybody spells it, without a body, a request for a log that is
+authorised and valid, the only one under way on its connection, and a reader that takes what it is sent. Whatever is not
+ordinary goes through the application, which gives the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar, Final
+
+from penstock.api import heads
+from penstock.api.fast.hub import Hub
+from penstock.api.fast.limits import LimitedProtocol, Phase
+from penstock.api.fast.request import FastRequest
+from penstock.wire import names
+
+_PATH: Final = names.SHAPE_PATH.encode() + b"?"
+_READING: Final = frozenset({b"GET", b"HEAD"})
+
+
+class FastProtocol(LimitedProtocol):
+    """
+    A connection. A subclass of its own for every server names its hub.
+    """
+
+    hub: ClassVar[Hub]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._request: FastRequest | None = None
+
+    @property
+    def is_clogged(self) -> bool:
+        """
+        Whether the reader has left too much untaken.
+        """
+        return self.flow.write_paused
+
+    def drained(self) -> asyncio.Future[None] | None:
+        """
+        Give what to wait for before more is written, None when nothing.
+        """
+        return asyncio.ensure_future(self.flow.drain()) if self.flow.write_paused else None
+
+    def forget_request(self) -> None:
+        """
+        Drop the head of a request that is parked.
+        """
+        self.headers = []
+        self.url = b""
+
+    # --- from the transport ------------------------------------------------------------------------------------------
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """
+        Let go of everything.
+        """
+        super().connection_lost(exc)
+        if self._request is not None:
+            self._request.lost()
+            self._request = None
+        if isinstance(self.cycle, FastRequest):
+            # They name each other.
+            self.cycle = None
+
+    def resume_writing(self) -> None:
+        """
+        The reader has taken what there was.
+        """
+        super().resume_writing()
+        if self._request is not None:
+            self._request.unclog()
+
+    def shutdown(self) -> None:
+        """
+        The server stops.
+        """
+        if self._request is not None:
+            self._request.stop()
+        else:
+            super().shutdown()
+
+    def expire_answer(self) -> None:
+        """
+        The deadline of the request is over.
+        """
+        if self._request is not None:
+            self._request.expire()
+
+    # --- from the parser ---------------------------------------------------------------------------------------------
+
+    def begin_request(self) -> None:
+        """
+        Choose the way.
+        """
+        if not self._begin_short_way():
+            super().begin_request()
+
+    def on_message_complete(self) -> None:
+        """
+        A request has come whole.
+        """
+        if not isinstance(self.cycle, FastRequest):
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """
+        Wait for the next request, or begin the one in line.
+        """
+        self._request = None
+        super().on_response_complete()
+
+    def take_long_way(self) -> None:
+        """
+        Let the application answer a request that has not been answered yet.
+        """
+        self._request = None
+        super().begin_request()
+        self._phase = Phase.ANSWER
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+
+    def _begin_short_way(self) -> bool:
+        url = self.url
+        cycle = self.cycle
+        if (
+            not url.startswith(_PATH)
+            or (cycle is not None and not cycle.response_complete)
+            or self.flow.write_paused
+            or self.expect_100_continue
+            or self.hub.app.is_stopping
+            or len(url) - 1 > self.settings.target_bytes_max
+            or b"#" in url
+        ):
+            return False
+        parser = self.parser
+        method = parser.get_method()
+        if method not in _READING or parser.should_upgrade():
+            return False
+        origins: list[bytes] = []
+        request_ids: list[bytes] = []
+        if_none_match: list[bytes] = []
+        for name, value in self.headers:
+            if name == b"origin":
+                origins.append(value)
+            elif name == names.REQUEST_ID_HEADER:
+                request_ids.append(value)
+            elif name == b"if-none-match":
+                if_none_match.append(value)
+            elif name in {b"content-length", b"transfer-encoding"}:
+                return False
+        known = self.hub.queries.find(url[len(_PATH) :])
+        if known is None:
+            return False
+        request = FastRequest(
+            self,
+            self.hub,
+            known,
+            is_head=method == b"HEAD",
+            keep_alive=parser.get_http_version() != "1.0" and parser.should_keep_alive(),
+            origin=heads.allowed_origin(origins),
+            request_id=heads.echoed_request_id(request_ids),
+            if_none_match=if_none_match,
+        )
+        self.cycle = self._request = request
+        self._phase = Phase.ANSWER
+        request.begin()
+        return True

@@ -1,0 +1,94 @@
+"""
+A timer wheel that turns: one timer of the loop for all connections. Shell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+import structlog
+
+from penstock.api.fast.wheel import TICK_S, Timed, TimerWheel
+
+_log = structlog.get_logger("penstock.api")
+
+
+class Expiring(Timed, Protocol):
+    """
+    What has a deadline.
+    """
+
+    def expire(self) -> None:
+        """
+        Learn that it is over; there is none any more then.
+        """
+        ...
+
+
+class Deadlines:
+    """
+    Deadlines on the clock of the running loop.
+    """
+
+    def __init__(self) -> None:
+        """
+        Begin without any; must be called in the loop.
+        """
+        self._loop: Final = asyncio.get_running_loop()
+        self._wheel: Final[TimerWheel[Expiring]] = TimerWheel()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+
+    def arm_in(self, entry: Expiring, delay_s: float) -> None:
+        """
+        Set the entry's deadline from now on, whatever it was.
+        """
+        self.arm(entry, self._loop.time() + delay_s)
+
+    def arm(self, entry: Expiring, deadline_s: float) -> None:
+        """
+        Set the entry's deadline, whatever it was.
+        """
+        self._wheel.arm(entry, deadline_s)
+        turn_at_s = (entry.slot + 1) * TICK_S
+        if self._timer is None or turn_at_s < self._timer_at_s:
+            self._schedule(turn_at_s)
+
+    def disarm(self, entry: Expiring) -> None:
+        """
+        Let the entry have no deadline.
+        """
+        self._wheel.disarm(entry)
+
+    def remove(self, entry: Expiring) -> None:
+        """
+        Let go of the entry.
+        """
+        self._wheel.remove(entry)
+
+    def close(self) -> None:
+        """
+        Turn no more.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self, at_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = at_s
+        self._timer = self._loop.call_at(at_s, self._turn)
+
+    def _turn(self) -> None:
+        self._timer = None
+        # The loop may call a little early; the slot must be over.
+        for entry in self._wheel.advance(max(self._loop.time(), self._timer_at_s)):
+            try:
+                entry.expire()
+            except Exception:  # noqa: BLE001 - one entry must not keep the others from their deadlines
+                _log.exception("a deadline could not be kept")
+        next_s = self._wheel.next_s
+        if next_s is not None and self._timer is None:
+            self._schedule(next_s)
