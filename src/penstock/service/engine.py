@@ -87,6 +87,8 @@ XIDS: Final = "routed xids"
 """Kind of the fact that holds the transactions decoded below the boundary that no snapshot has shown yet."""
 SETTLED_NOTED_SLACK: Final = 1000
 """So many shapes that are gone may be remembered beside those that are there."""
+CONTROL_ANSWER_S_MAX: Final = 5.0
+"""A recording that takes longer is an alarm: the disk of the control store hangs."""
 RETRY_S: Final = 1.0
 """How long to wait before the control store is asked again."""
 
@@ -145,6 +147,7 @@ class Engine:
         self._trail: Final = BoardTrail(board)
         # What is looked into, replaced and given up by itself is no reason to send clients away.
         self._ready_limits: Final = ready_limits(settings.flush_stall_grace_s)
+        self._control_answer_s: Final = min(CONTROL_ANSWER_S_MAX, settings.flush_stall_grace_s / 2)
         self._epoch = 0
         self._boundary = EndLsn(0)
         self._trim_below = EndLsn(0)
@@ -155,6 +158,8 @@ class Engine:
         self._xids_saved = b""
         self._settled_noted: dict[int, LogOffset] = {}
         self._control_failure = ""
+        # When the recording that is on began; None between two. A disk that hangs raises nothing.
+        self._recording_since: float | None = None
         self._is_draining = False
         self._slices_count = 0
         self._unready = ""
@@ -460,6 +465,7 @@ class Engine:
         """
         interval_s = RECORD_INTERVAL_S[self._settings.acknowledge]
         while True:
+            self._recording_since = time.monotonic()
             try:
                 await self._record_once()
                 self._control_failure = ""
@@ -467,6 +473,7 @@ class Engine:
                 if not self._control_failure:
                     _log.error("the flush boundary cannot be recorded", error=error.message)
                 self._control_failure = error.message
+            self._recording_since = None
             await asyncio.sleep(interval_s)
 
     async def _record_once(self) -> None:
@@ -595,6 +602,8 @@ class Engine:
         report = self._receiver.read()
         if report is not None and report.phase == ReceiverPhase.STREAMING.value:
             self._link_since = now
+        if self._recording_since is not None and now - self._recording_since > self._control_answer_s:
+            self._control_failure = "its disk does not answer"
         if not self._control_failure:
             self._control_since = now
         before, self._unready = self._unready, find_unready(self._facts_now(now), self._ready_limits)

@@ -40,6 +40,8 @@ _log: Final = structlog.get_logger(__name__)
 
 POLL_S: Final = 10.0
 NAMED_MAX: Final = 3
+OLD_TRANSACTION_S_MAX: Final = 30.0
+"""A transaction that is open for longer is named when the server keeps log; less with a short grace, as in tests."""
 
 _QUERY: Final = """
 SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0'), pg_wal_lsn_diff(s.restart_lsn, '0/0'),
@@ -48,10 +50,10 @@ SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0'), pg_wal_lsn_diff(s.restart_l
        coalesce(r.sync_state, ''),
        coalesce(
            (SELECT format('transaction prepared %s s ago: %s', round(extract(epoch FROM now() - prepared)), gid)
-            FROM pg_prepared_xacts WHERE prepared < now() - interval '30 s' ORDER BY prepared LIMIT 1),
+            FROM pg_prepared_xacts WHERE prepared < now() - interval '{old_s} s' ORDER BY prepared LIMIT 1),
            (SELECT format('transaction open for %s s, pid %s', round(extract(epoch FROM now() - xact_start)), pid)
             FROM pg_stat_activity
-            WHERE backend_xid IS NOT NULL AND xact_start < now() - interval '30 s' ORDER BY xact_start LIMIT 1), '')
+            WHERE backend_xid IS NOT NULL AND xact_start < now() - interval '{old_s} s' ORDER BY xact_start LIMIT 1), '')
 FROM pg_replication_slots s LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
 WHERE s.slot_name = {slot}
 """
@@ -99,6 +101,7 @@ class WalBudget:
         self._report: Final = report
         self._clock: Final = clock
         self._poll_s: Final = poll_s
+        self._old_s: Final = min(OLD_TRANSACTION_S_MAX, 1.5 * settings.flush_stall_grace_s)
         self.retained: Retained | None = None
         self.attribution: Attribution | None = None
         self.problems: list[str] = []
@@ -117,7 +120,7 @@ class WalBudget:
         Look once.
         """
         try:
-            rows = await self._pool.query(_QUERY.format(slot=quote_literal(self._settings.slot_name)))
+            rows = await self._pool.query(_QUERY.format(slot=quote_literal(self._settings.slot_name), old_s=self._old_s))
             self._take(rows)
         except SourceError:
             # The connection itself tells that the database is away; what was known is out of date.
