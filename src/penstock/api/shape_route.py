@@ -107,7 +107,7 @@ class ShapeRoute:
                         return Events(self.events_head(request, step.handle, step.found), _nothing())
                     case Answer():
                         try:
-                            return Ready(step, self.open_files(step))
+                            return Ready(step, self.open_files(step, request.shape))
                         except FileNotFoundError:
                             step = dialogue.send(None)
 
@@ -118,14 +118,18 @@ class ShapeRoute:
         now = asyncio.get_running_loop().time()
         return converse(self.planner, request, if_none_match, now, self._world.moment)
 
-    def open_files(self, answer: Answer) -> OpenBody:
+    def open_files(self, answer: Answer, request: ShapeRequest) -> OpenBody:
         """
-        Open what an answer's body lies in.
+        Open what the body of an answer to a request lies in.
 
         Raises:
             OSError: a file is missing, or cannot be opened.
         """
-        return OpenBody.open(answer.body, self._data_dir)
+        try:
+            return OpenBody.open(answer.body, self._data_dir)
+        except FileNotFoundError:
+            self.shared.miss_file(request)
+            raise
 
     def take_note(self, request: ShapeRequest, reply: OpenReply) -> None:
         """
@@ -182,17 +186,19 @@ class ShapeRoute:
 
     async def _events(self, handle: str, found: LogRange, readers: Executor) -> AsyncGenerator[bytes, None]:
         """
-        Give what there is and end, or give what comes until the stream's time is over.
+        Give what there is, chunk after chunk, and end; or give what comes until the stream's time is over.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + SSE_LIFE_S
-        if found.pieces:
+        is_backlog = bool(found.pieces)
+        if is_backlog:
             events = await self._frame(plan.live_body(found), readers)
-            if events is not None:
-                yield events
-            return
-        after = found.chunk_end
-        while loop.time() < until:
+            if events is None:
+                return
+            yield events
+        after, last = found.chunk_end, found.last
+        # A client takes streams that end at once for a fault of what lies between, so one brings the whole backlog.
+        while loop.time() < until and not (is_backlog and after >= last):
             news = await self._wait(handle, after, min(until, loop.time() + SSE_KEEPALIVE_S))
             if news is None:
                 yield plan.SSE_KEEPALIVE
@@ -203,7 +209,7 @@ class ShapeRoute:
             if events is None:
                 return
             yield events
-            after = news.reply.range.chunk_end
+            after, last = news.reply.range.chunk_end, news.reply.range.last
 
     async def _frame(self, body: LogBody, readers: Executor) -> bytes | None:
         """
