@@ -8,7 +8,8 @@ cannot notice, because it waits for whatever the answer did not contain. Plain r
 not been put yet: those that are read in one turn of the loop.
 
 A question whose last asker has left is cancelled. While the engine is away a `wait` is asked again and again until
-its askers have lost patience; each of them has a deadline of its own.
+its askers have lost patience; each of them has a deadline of its own. Closed chunks that were served before are served
+without it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import structlog
 
 from penstock.api.abc import ShapeSource
+from penstock.api.closed import ClosedRanges
 from penstock.api.dialogue import News
 from penstock.errors import ConnectionLostError
 from penstock.shapes.offset import LogOffset
@@ -203,6 +205,7 @@ class SharedSource:
         self._opens: Shared[OpenReply] = Shared("open")
         self._plain_opens: Shared[OpenReply] = Shared("open", is_closed_when_put=True)
         self._waits: Shared[News] = Shared("wait")
+        self._closed = ClosedRanges()
 
     @property
     def waits_count(self) -> int:
@@ -216,15 +219,21 @@ class SharedSource:
         Ask what the request reads.
 
         Raises:
-            ConnectionLostError: the engine is away.
+            ConnectionLostError: the engine is away, and the request reads more than a closed chunk known before.
         """
-        return await self._find_opens(request).ask(request, lambda: self._source.open(request))
+        return await self._find_opens(request).ask(request, lambda: self._open(request))
 
     def join_open(self, request: ShapeRequest, asker: Asker[OpenReply]) -> Question[OpenReply]:
         """
         As `open`, without a task for each who asks.
         """
-        return self._find_opens(request).join(request, lambda: self._source.open(request), asker)
+        return self._find_opens(request).join(request, lambda: self._open(request), asker)
+
+    def miss_file(self, request: ShapeRequest) -> None:
+        """
+        A file that an answer named is gone: only the engine knows what there is now.
+        """
+        self._closed.forget(request)
 
     async def wait(self, handle: str, after: LogOffset) -> News:
         """
@@ -237,6 +246,17 @@ class SharedSource:
         As `wait`, without a task for each who waits.
         """
         return self._waits.join((handle, after), lambda: self._wait(handle, after), asker)
+
+    async def _open(self, request: ShapeRequest) -> OpenReply:
+        try:
+            reply = await self._source.open(request)
+        except ConnectionLostError:
+            known = self._closed.find(request)
+            if known is None:
+                raise
+            return known
+        self._closed.take_note(request, reply)
+        return reply
 
     def _find_opens(self, request: ShapeRequest) -> Shared[OpenReply]:
         return self._opens if request.is_live else self._plain_opens

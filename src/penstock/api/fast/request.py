@@ -310,7 +310,7 @@ class FastRequest:
             body, bytes_count = answer.body, len(answer.body)
         else:
             try:
-                body = self._hub.app.route.open_files(answer)
+                body = self._hub.app.route.open_files(answer, self._known.request.shape)
             except FileNotFoundError:
                 self._resume(None)
                 return
@@ -370,7 +370,7 @@ class FastRequest:
                     self._guard(step)
                     return True
                 try:
-                    with self._hub.app.route.open_files(step) as body:
+                    with self._hub.app.route.open_files(step, self._known.request.shape) as body:
                         data = news.prebuilt[None] = body.read_now()
                 except FileNotFoundError:
                     self._resume(None)
@@ -449,7 +449,8 @@ class FastRequest:
         part = news.prebuilt.get(render.chunk)
         if part is None:
             try:
-                with self._hub.app.route.open_files(Answer(200, (), news.body)) as body:
+                answer = Answer(200, (), news.body)
+                with self._hub.app.route.open_files(answer, self._known.request.shape) as body:
                     part = render.chunk(plan.frame_events(body.read_now()))
             except FileNotFoundError:
                 # The client asks anew and gets it from elsewhere, or hears that the log is over.
