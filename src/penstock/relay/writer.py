@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -43,7 +43,7 @@ class _SessionRequest:
     """
 
     start: SessionStart
-    is_answered: threading.Event = field(default_factory=threading.Event)
+    is_answered: threading.Event
     is_given_up: bool = False
     kept: CommitLsn = ZERO_COMMIT
     error: PenstockError | None = None
@@ -158,7 +158,7 @@ class RelayWriter:
         elif self._unkept_slot is not None:
             # Only the connection that made the slot is told so; the disk refused its epoch then.
             start = replace(start, identity=replace(start.identity, is_new=True, reason=self._unkept_slot))
-        request = _SessionRequest(start)
+        request = _SessionRequest(start, threading.Event())
         with self._changed:
             if self._is_stopping or not self._thread.is_alive():
                 raise LogError(self._failure or "the relay log is closed")
