@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
@@ -41,6 +41,14 @@ class RoutedChange:
     encoded: dict[object, tuple[tuple[int, bytes], ...]] = field(default_factory=dict)
 
 
+INCLUDES_NEW: Final = 1
+"""A bit of a verdict: the new row satisfies the condition."""
+INCLUDES_OLD: Final = 2
+"""A bit of a verdict: the old row does."""
+UNKNOWN: Final = -1
+"""A verdict: whoever gets the change has to find out."""
+
+
 @dataclass(slots=True)
 class RoutedPart:
     """
@@ -53,12 +61,16 @@ class RoutedPart:
         xid: its 32-bit id.
         changes: in order of their positions.
         end: set on the part that ends the transaction.
+        verdicts: for a shape with a condition, what of each change satisfies it; None when nobody can tell of any.
+            `INCLUDES_NEW` and `INCLUDES_OLD` added up, or `UNKNOWN`. One that is known says also that the columns the
+            condition reads are in the change's relation as they were.
     """
 
     commit_lsn: CommitLsn
     xid: int
     changes: Sequence[RoutedChange]
     end: EndLsn | None
+    verdicts: Sequence[int] | None = None
 
 
 class ConsumerDelivery(Protocol):

@@ -261,7 +261,7 @@ class ShapeLogCollector:
         matches: Sequence[Match] = ()
         if index.conditional:
             matches = index.match(by_table)
-            concerned = [*concerned, *(incarnation for some, _ in matches for incarnation in some)]
+            concerned = [*concerned, *(incarnation for match in matches for incarnation in match.incarnations)]
         if self.tracker is not None:
             self.tracker.handle_txn_fragment(commit, concerned, end, now)
         collected = self._collected
@@ -272,8 +272,8 @@ class ShapeLogCollector:
                     collected[incarnation].append(part)
                 else:
                     collected[incarnation] = [part]
-        for some, changes in matches:
-            part = RoutedPart(commit, fragment.xid, changes, end)
+        for some, changes, verdicts in matches:
+            part = RoutedPart(commit, fragment.xid, changes, end, verdicts)
             for incarnation in some:
                 if incarnation in collected:
                     collected[incarnation].append(part)
@@ -327,8 +327,8 @@ class ShapeLogCollector:
         for table in by_table:
             found.update(dict.fromkeys(index.whole(table)))
         matches = index.match(by_table)
-        for some, _ in matches:
-            found.update(dict.fromkeys(some))
+        for match in matches:
+            found.update(dict.fromkeys(match.incarnations))
         for table in spoiled:
             found.update(dict.fromkeys(index.affected(table)))
         if excluded:
@@ -346,9 +346,9 @@ class ShapeLogCollector:
         # Deliver.
         collected = self._collected
         rest: dict[int, None] = {} if end is None else dict(concerned)
-        whole = [(index.whole(table), routed) for table, routed in by_table.items()]
-        for some, changes in (*whole, *matches):
-            part = RoutedPart(fragment.commit_lsn, fragment.xid, changes, end)
+        whole = [(index.whole(table), routed, None) for table, routed in by_table.items()]
+        for some, changes, verdicts in (*whole, *matches):
+            part = RoutedPart(fragment.commit_lsn, fragment.xid, changes, end, verdicts)
             for incarnation in some:
                 if incarnation not in excluded:
                     collected.setdefault(incarnation, []).append(part)

@@ -28,11 +28,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from penstock.collector.abc import RoutedChange, RoutedPart
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange, RoutedPart
 from penstock.consumers.schema_check import check_description
 from penstock.errors import ShapeError
 from penstock.postgres.relation import RelationDescription
@@ -77,6 +78,8 @@ Shared: TypeAlias = dict[tuple[int, "Projection"], Converted | Rotate]
 """
 What lists of changes became, by identity of list and projection. Valid only while the lists are alive: for one delivery.
 """
+
+_INCLUDES_BOTH: Final = INCLUDES_NEW | INCLUDES_OLD
 
 _EMPTY: Final = Converted((), ())
 _TRUNCATED: Final = Rotate("table was truncated")
@@ -245,14 +248,18 @@ class Selection(Projection):
         """
         end = headers_end(part.xid, part.commit_lsn.value)
         plain: list[Element] = []
-        for change in part.changes:
-            made = self._convert(change, end)
+        verdicts = part.verdicts or repeat(UNKNOWN)
+        for change, verdict in zip(part.changes, verdicts):  # noqa: B905 - one of them may have no end
+            made = self._judge(change, end) if verdict < 0 else self._convert(change, end, verdict)
             if isinstance(made, Rotate):
                 return made
             plain.extend(made)
         return _mark(plain)
 
-    def _convert(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+    def _judge(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+        """
+        Evaluate the condition on the rows of a change, and make its elements.
+        """
         if change.operation is Operation.TRUNCATE:
             return _TRUNCATED
         if change.is_old_missing:
@@ -262,13 +269,20 @@ class Selection(Projection):
         if isinstance(includes, Rotate):
             return includes
         old, new = change.old, change.new
-        was_in = old is not None and includes(old)
-        is_in = new is not None and includes(new)
-        if was_in is is_in:
-            return self._whole.kept(change, end) if is_in else ()
-        if change.operation is not Operation.UPDATE:
+        verdict = INCLUDES_OLD if old is not None and includes(old) else 0
+        if new is not None and includes(new):
+            verdict |= INCLUDES_NEW
+        return self._convert(change, end, verdict)
+
+    def _convert(self, change: RoutedChange, end: bytes, verdict: int) -> Elements | Rotate:
+        """
+        Make the elements of a change of which it is known what satisfies the condition.
+        """
+        if verdict == 0:
+            return ()
+        if verdict == _INCLUDES_BOTH or change.operation is not Operation.UPDATE:
             return self._whole.kept(change, end)
-        return self._whole.entered(change, end) if is_in else self._whole.left(change, end)
+        return self._whole.entered(change, end) if verdict == INCLUDES_NEW else self._whole.left(change, end)
 
     def _select_from(self, relation: RelationDescription) -> Includes | Rotate:
         reason = check_description(relation, self._definition)

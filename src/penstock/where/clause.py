@@ -17,6 +17,7 @@ from penstock.postgres.relation import Column
 from penstock.where.check import Checker
 from penstock.where.evaluate import Evaluate, Includes, Template, emit
 from penstock.where.facts import NO_FACTS, DatabaseFacts
+from penstock.where.family import Member, family_of
 from penstock.where.index_plan import IndexPlan, plan_index
 from penstock.where.normalise import normalise
 from penstock.where.parse import parse, too_deep
@@ -88,6 +89,13 @@ def compile_where(
     except RecursionError:
         raise too_deep() from None
     return Clause(normalised, columns_of(tree), tree, template, truth, facts)
+
+
+def question_of(clause: Clause, part: Node | None = None) -> Member:
+    """
+    Give a clause, or a part of it that `index_plan` named, as one of a family that is asked together.
+    """
+    return family_of(clause.tree if part is None else part, clause.facts.case)
 
 
 def index_plan(clause: Clause) -> IndexPlan | None:

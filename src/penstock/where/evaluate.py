@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -92,20 +93,27 @@ class Template(NamedTuple):
             KeyError: a column is not among them.
         """
         place = {name: index for index, name in enumerate(column_order)}
-        places = [place[name] for name in self.columns]
-        source = _PLACE.sub(lambda match: str(places[int(match[1])]), self.source)
-        made: Callable[[Row], Any] = _factory(source, self.names)(*self.constants)
+        made: Callable[[Row], Any] = load(self.source, [place[name] for name in self.columns], self.names)(
+            *self.constants
+        )
         return made
+
+
+def load(source: str, places: Sequence[int], names: tuple[tuple[str, object], ...]) -> Callable[..., Any]:
+    """
+    Give the `make` of a source for rows that have the n-th column at the n-th of these places.
+    """
+    return _factory(_PLACE.sub(lambda match: str(places[int(match[1])]), source), names)
 
 
 _PLACE: Final = re.compile(r"@(\d+)@")
 
 
 @functools.lru_cache(maxsize=_TEMPLATES_MAX)
-def _factory(source: str, names: tuple[tuple[str, object], ...]) -> Callable[..., Callable[[Row], Any]]:
+def _factory(source: str, names: tuple[tuple[str, object], ...]) -> Callable[..., Any]:
     namespace: dict[str, Any] = {**NAMES, **_RUNTIME, **dict(names)}
     exec(compile(source, "<where>", "exec"), namespace)  # noqa: S102 - our own text; no word of a user is in it
-    make: Callable[..., Callable[[Row], Any]] = namespace["make"]
+    make: Callable[..., Any] = namespace["make"]
     return make
 
 
@@ -237,11 +245,20 @@ class Emitter:
     Writes one template.
     """
 
-    def __init__(self, case: CaseMapping | None) -> None:
+    def __init__(self, case: CaseMapping | None, *, is_shared: bool = False) -> None:
         """
-        Begin an empty template; `case` is the database's mapping of letters.
+        Begin an empty template.
+
+        Args:
+            case: the database's mapping of letters.
+            is_shared: whether it will be asked of one row with many constants: what depends on the row alone is then
+                written apart (`prelude`) and has a name in the rest.
         """
         self._case = case
+        self._is_shared = is_shared
+        self._prelude: list[str] = []
+        self._parts: dict[tuple[str, str], str] = {}
+        self._row_only: dict[int, bool] = {}
         self._columns: dict[str, int] = {}
         self._constants: list[Any] = []
         self._names: dict[str, object] = {}
@@ -266,7 +283,76 @@ class Emitter:
             "    return clause",
         ]
         names = tuple(sorted(self._names.items()))
-        return Template("\n".join(lines) + "\n", tuple(self._columns), names, tuple(self._constants))
+        return Template(sys.intern("\n".join(lines) + "\n"), tuple(self._columns), names, tuple(self._constants))
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """
+        What stands for `k0`, `k1` and so on.
+        """
+        return tuple(self._constants)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """
+        The columns that are read, in the order of their numbers.
+        """
+        return tuple(self._columns)
+
+    @property
+    def names(self) -> tuple[tuple[str, object], ...]:
+        """
+        Objects that the text names.
+        """
+        return tuple(sorted(self._names.items()))
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """
+        Definitions of the functions that the text calls.
+        """
+        return tuple(self._functions)
+
+    @property
+    def prelude(self) -> tuple[str, ...]:
+        """
+        Assignments of what depends on the row alone, `h0`, `h1` and so on.
+        """
+        return tuple(self._prelude)
+
+    # --- what depends on the row alone -------------------------------------------------------------------------------
+
+    def _is_row_only(self, node: Node) -> bool:
+        if isinstance(node, Const):
+            return False
+        known = self._row_only.get(id(node))
+        if known is None:
+            self._kept.append(node)
+            known = self._row_only[id(node)] = all(self._is_row_only(child) for child in children(node))
+        return known
+
+    def _set_apart(self, code: str) -> str:
+        self._prelude.append(f"h{len(self._prelude)} = {code}")
+        return f"h{len(self._prelude) - 1}"
+
+    def _part_of_row(self, node: Node) -> _Text | None:
+        """
+        Write a node that depends on the row alone apart; None when it does not, or is not to be.
+        """
+        if not self._is_shared or isinstance(node, ColumnRef) or not self._is_row_only(node):
+            return None
+        self._is_shared = False
+        text = self.value(node)
+        self._is_shared = True
+        return _Text(self._set_apart(text.code), text.may_be_null, 0)
+
+    def _column_apart(self, node: ColumnRef) -> str:
+        place = (node.name, node.type)
+        if place not in self._parts:
+            column = self._column(node.name)
+            value = f"None if {column} is None else {self._read(node.type, column)}"
+            self._parts[place] = self._set_apart(value)
+        return self._parts[place]
 
     # --- pieces ------------------------------------------------------------------------------------------------------
 
@@ -392,13 +478,16 @@ class Emitter:
             if constant.value is None:
                 return _Text("None", True, 0)
             return _Text(self._constant(constant.value), False, 0)
-        return self._outline(self._write(node))
+        return self._part_of_row(node) or self._outline(self._write(node))
 
     def _argument(self, node: Node) -> tuple[list[str], str, int]:
         """
         Write an argument of a strict call: the tests after which it is not NULL, and its value then.
         """
         if isinstance(node, ColumnRef):
+            if self._is_shared:
+                value = self._column_apart(node)
+                return [f"{value} is None"], value, 0
             name = self._temporary()
             return [f"({name} := {self._column(node.name)}) is None"], self._read(node.type, name), 1
         text = self.value(node)
@@ -717,6 +806,8 @@ class Emitter:
         constant = self.constant_value(node)
         if constant is not None:
             return _Text("True" if constant.value is True else "False", False, 0)
+        if (part := self._part_of_row(node)) is not None:
+            return part._replace(code=f"({part.code} is True)", may_be_null=False, depth=1)
         match node:
             case Logic():
                 return self._outline(self._truth_of(node))
@@ -815,6 +906,19 @@ def raw_key(type_: str, value: Any) -> bytes:
     Write a constant as it would stand in a row.
     """
     return formatter(type_)(value).encode()
+
+
+def is_row_only(node: Node) -> bool:
+    """
+    Tell whether there is no constant in a node, so that it has one value for a row whatever the constants are.
+    """
+    waiting = [node]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, Const):
+            return False
+        waiting.extend(children(here))
+    return True
 
 
 def emit(node: Node, case: CaseMapping | None) -> tuple[Template, Template]:

@@ -12,7 +12,7 @@ makes of them. NULL is never a key. Pure values.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from penstock.where.evaluate import Emitter, raw_column, raw_key, same_text
@@ -69,10 +69,13 @@ class IndexPlan:
     Attributes:
         branches: at least one of them holds for every included row; none at all when no row can be included.
         is_exact: whether a row is included as soon as a branch holds.
+        residual: what a row for which a branch holds must satisfy besides to be included; None when nothing. A part of
+            the condition, or all of it.
     """
 
     branches: tuple[Branch, ...]
     is_exact: bool
+    residual: Node | None = None
 
 
 def canonicaliser(type_: str) -> Callable[[bytes], Hashable] | None:
@@ -107,6 +110,15 @@ class _Planner:
         self._constants = Emitter(case)
 
     def plan(self, node: Node) -> IndexPlan | None:
+        """
+        Analyse a node.
+        """
+        plan = self._plan(node)
+        if plan is None or plan.is_exact or plan.residual is not None:
+            return plan
+        return replace(plan, residual=node)
+
+    def _plan(self, node: Node) -> IndexPlan | None:
         if isinstance(node, Logic):
             return self._all(node) if node.is_and else self._any(node)
         condition = self._condition(node)
@@ -139,7 +151,12 @@ class _Planner:
                 continue
             branches = tuple(one + other for one in branches for other in plan.branches)
             is_exact = is_exact and plan.is_exact
-        return IndexPlan(branches, is_exact)
+        if is_exact:
+            return IndexPlan(branches, is_exact=True)
+        # What is one requirement of values, whole, need not be asked again of rows that fulfil it.
+        left = [arg for arg, plan in zip(node.args, plans, strict=True) if not _is_one_requirement(plan)]
+        residual = node if not left else left[0] if len(left) == 1 else Logic(is_and=True, args=tuple(left))
+        return IndexPlan(branches, is_exact=False, residual=residual)
 
     def _condition(self, node: Node) -> Condition | None:
         match node:
@@ -208,6 +225,15 @@ def _unwrap(node: Node) -> ColumnRef | None:
     while isinstance(node, Collated) or (isinstance(node, Cast) and node.type == node.arg.type and not node.typmod):
         node = node.arg
     return node if isinstance(node, ColumnRef) else None
+
+
+def _is_one_requirement(plan: IndexPlan | None) -> bool:
+    """
+    Tell whether a plan says all of its condition by one branch of values, which is part of every branch then.
+    """
+    if plan is None or not plan.is_exact or len(plan.branches) != 1:
+        return False
+    return all(isinstance(part, Equals) for part in plan.branches[0])
 
 
 def _merge(branches: list[Branch]) -> tuple[Branch, ...]:

@@ -8,7 +8,7 @@ from functools import cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.collector.abc import RoutedChange
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange
 from penstock.collector.filter.index import FilterIndex
 from penstock.postgres.relation import Column, RelationDescription, StreamColumn, TableId
 from penstock.replication.messages import Operation, Row
@@ -49,6 +49,15 @@ ATOMS = st.sampled_from(
         "ai @> '{1}'", "ai @> '{1,2}'", "ai @> '{}'", "ai @> '{NULL}'", "'{2}' <@ ai", "1 = ANY (ai)", "ai = '{1}'",
         "ai[1] = 1", "ts = '2024-01-01 00:00:00'", "ts = 'infinity'", "ts > '2000-01-01 00:00:00'", "true", "false",
         "10 / id = 5", "id::text = '1'", "NOT (id = 1)", "id BETWEEN 1 AND 2", "t = 'a' IS TRUE",
+        # The same but for their constants, so that they are asked together: sorted, or one after the other.
+        "id > 2", "id > -1", "id >= 2", "2 >= id", "id < 2::int8", "1 < id", "n > 1.0", "n > 1.00", "n > 'NaN'",
+        "n <= 'NaN'", "f > 1", "f > 'NaN'", "f <= '-Infinity'", "t >= 'a'", "t >= ''", "t < 'b'", "t > NULL",
+        "ts <= 'infinity'", "ts <= '2024-01-01 00:00:00'", "ts::date > '2024-01-01'", "ts < '2024-01-02'::date",
+        "10 / id > 5", "10 / id > 4", "10 / (id - 2) > 4", "n::int8 > 1", "n::int8 > 0", "NOT (id > 1)", "NOT (id > 2)",
+        "NOT (n > 1 AND t = 'a')", "NOT (n > 2 AND t = 'b')", "t LIKE '%b'", "id + 1 = 2", "id + 1 = 3", "id % 2 > 0",
+        "t || id::text = 'a1'", "coalesce(t, 'b') = 'b'", "coalesce(t, 'b') = 'a'", "t IS DISTINCT FROM 'a'",
+        "ai[1] > 1", "ai[2] > 1", "ai > '{1}'", "cardinality(ai) > 1", "1 / n > 0", "(n > 1) IS UNKNOWN",
+        "CASE WHEN id = 2 THEN n > 1 ELSE t = 'a' END", "CASE WHEN id = 3 THEN n > 0 ELSE t = 'b' END", "id = n::int8",
     ]
 )  # fmt: skip
 CLAUSES = st.recursive(
@@ -80,9 +89,17 @@ def included(where: str | None, rows: Sequence[Row | None]) -> bool:
     condition = condition_of(shape(where))
     if condition is None:
         return True
+    return any(verdict_of(where, row) for row in rows)
+
+
+def verdict_of(where: str | None, old: Row | None, new: Row | None = None) -> int:
+    """What evaluating the whole condition says of both rows."""
+    condition = condition_of(shape(where))
+    assert condition is not None
     includes = condition.includes(RELATION)
     assert includes is not None
-    return any(includes(row) for row in rows if row is not None)
+    verdict = INCLUDES_OLD if old is not None and includes(old) else 0
+    return verdict | (INCLUDES_NEW if new is not None and includes(new) else 0)
 
 
 def changes_of(pairs: Sequence[tuple[Row | None, Row | None]], *, is_turned: Sequence[bool]) -> list[RoutedChange]:
@@ -99,7 +116,7 @@ def routed(index: FilterIndex, changes: list[RoutedChange]) -> dict[int, list[in
     """Positions by incarnation, as the collector delivers them."""
     every = [change.op_position for change in changes]
     found = dict.fromkeys(index.whole(10), every)
-    for incarnations, chosen in index.match({10: changes}):
+    for incarnations, chosen, _ in index.match({10: changes}):
         for incarnation in incarnations:
             assert incarnation not in found, "nobody is named twice"
             found[incarnation] = [change.op_position for change in chosen]
@@ -133,6 +150,34 @@ def test_the_index_never_misses_what_evaluation_accepts(
         assert wanted <= set(found.get(incarnation, ())), where
 
 
+@settings(max_examples=70, deadline=None)
+@given(
+    st.lists(CLAUSES, min_size=1, max_size=16),
+    st.lists(st.tuples(PAIRS, st.booleans()), min_size=1, max_size=6),
+)
+def test_a_verdict_is_what_evaluation_says(
+    clauses: list[str], drawn: list[tuple[tuple[Row | None, Row | None], bool]]
+) -> None:
+    """
+    Whatever conditions are asked together, each gets the answer it has alone; who is not found includes neither row.
+    """
+    index = FilterIndex()
+    for incarnation, where in enumerate(clauses):
+        index.add(incarnation, shape(where))
+    pairs = [pair for pair, _ in drawn]
+    changes = changes_of(pairs, is_turned=[turned for _, turned in drawn])
+    found = set()
+    for incarnations, chosen, verdicts in index.match({10: changes}):
+        found.update((incarnation, change.op_position) for incarnation in incarnations for change in chosen)
+        for change, verdict in zip(chosen, verdicts, strict=True):
+            wanted = verdict_of(clauses[incarnations[0]], *pairs[change.op_position // 2])
+            assert verdict in {wanted, UNKNOWN}, (clauses[incarnations[0]], pairs[change.op_position // 2])
+            assert verdict != 0, "a change of no concern is not routed when that is known"
+    for incarnation, where in enumerate(clauses):
+        for place, pair in enumerate(pairs):
+            assert (incarnation, 2 * place) in found or verdict_of(where, *pair) == 0, where
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(CLAUSES | st.none(), st.booleans()), min_size=1, max_size=10), st.randoms(), PAIRS)
 def test_what_was_removed_leaves_nothing_behind(
@@ -161,9 +206,11 @@ def test_what_was_removed_leaves_nothing_behind(
     if index.conditional and not any("ai" in (where or "") for where, _ in steps):
         # With arrays it may differ: which element a condition waits for depends on who else was there.
         assert index.conditional[10].lookups_count == fresh.conditional[10].lookups_count
+    conditional = index.conditional.get(10)
     for incarnation in index.affected(10):
         index.remove(incarnation)
     assert (len(index), index.tables(), index.conditional) == (0, (), {})
+    assert conditional is None or conditional.is_empty
 
 
 @given(st.lists(CLAUSES, min_size=1, max_size=6), ROWS)

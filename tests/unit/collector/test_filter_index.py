@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.collector.abc import RoutedChange
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, RoutedChange
 from penstock.collector.filter.index import FilterIndex
 from penstock.replication.messages import Operation
 from stream_builder import conditional, definition, relation
@@ -59,7 +59,7 @@ def test_only_candidates_are_named() -> None:
     index.add(4000, conditional(10, "id > 7 AND id < 10"))
     found = {
         incarnations: [change.op_position for change in changes]
-        for incarnations, changes in index.match(
+        for incarnations, changes, _ in index.match(
             {10: [updated(0, b"7", b"8"), updated(2, b"7", b"7"), updated(4, b"-1", b"-1")]}
         )
     }
@@ -76,6 +76,6 @@ def test_a_value_that_all_have_in_common_does_not_matter() -> None:
     for number in range(50):
         index.add(number, conditional(10, f"id = ANY ('{{1,{number}}}') AND id = {number}"))
     assert index.match({10: [updated(0, b"1", b"7")]}) == [
-        ((7,), [updated(0, b"1", b"7")]),
-        ((1,), [updated(0, b"1", b"7")]),
+        ((7,), [updated(0, b"1", b"7")], [INCLUDES_NEW]),
+        ((1,), [updated(0, b"1", b"7")], [INCLUDES_OLD]),
     ]

@@ -4,8 +4,8 @@ The shapes with conditions on one table, looked up by the rows of its changes.
 Theory of operation
 -------------------
 
-Shapes with the same condition form a *group*: it is looked up, evaluated and handed changes as one. What is asked of a
-row depends on what `where.index_plan` makes of the condition, branch by branch; a row that is included satisfies every
+Shapes with the same condition form a *group*: it is looked up and handed changes as one. What leads a row to a group
+depends on what `where.index_plan` makes of the condition, branch by branch; a row that is included satisfies every
 requirement of some branch, so it is enough to look each branch up by something that it requires:
 
 * a branch that requires values of columns is found by all these columns together: a *probe* is the tuple of columns, a
@@ -13,99 +13,75 @@ requirement of some branch, so it is enough to look each branch up by something 
   many they are and however often a value repeats in one of the columns;
 * a branch that requires elements of an array only is found by one of these elements, that which fewest groups are
   waiting for; one that requires no element by any array at all;
-* a condition that no index can answer is evaluated, once for its group.
+* to a condition that no index can answer every row leads.
+
+A row that was led to a group is asked the rest there (`buckets`): nothing when the branch says all, else what the branch
+does not say, together for all groups whose questions differ in their constants alone. So the index knows of most changes
+what they are to a group, and says so: a *verdict* tells whether the old and the new row are included, and nobody needs to
+evaluate the condition again. That is proved when the columns of the condition are those that the row was asked about:
+they are in the description as they were, and each of them could be read or the row is not included.
+
+Why a lookup that is exact needs no evaluation. `is_exact` says that a row which can be evaluated is included when a
+branch holds. A row that cannot be evaluated is not included; it is not found either, if it is found by all the columns
+that the condition reads, or if these are of types whose text is their value, which cannot fail. Otherwise (branches in
+several probes of which one may fail) the whole condition is asked.
 
 A condition that no row can satisfy is in no probe, and gets no change.
 
 Columns are those that the conditions were made for. As soon as a description comes in which one is missing or has
 another type, those that read it get every change: they have to find out themselves that they cannot go on. Without its
-old row an update or a delete concerns everybody, likewise.
+old row an update or a delete concerns everybody, likewise. Of such changes there is no verdict.
 
 Pure. Invariant: whatever was added in whatever order, removing it leaves nothing behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Final, NamedTuple, TypeAlias
 
-from penstock.collector.abc import RoutedChange
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange
+from penstock.collector.filter.bound import ANY_ARRAY, Bound, Probe, ProbeColumn
+from penstock.collector.filter.buckets import Bucket, Group, Groups, Question, add_to, count_at, remove_from
 from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Row
 from penstock.shapes.condition import DESCRIPTIONS_COUNT_MAX, Condition
-from penstock.where.clause import index_plan
-from penstock.where.evaluate import FAILURES, Includes
-from penstock.where.index_plan import Branch, Contains, Equals, canonicaliser, element_canonicaliser
+from penstock.where.clause import Clause, index_plan, question_of
+from penstock.where.family import Family, Member
+from penstock.where.index_plan import Branch, Contains, Equals, IndexPlan
+from penstock.where.values import text_is_value
 
 KEYS_COUNT_MAX: Final = 256
 """Places that one branch takes in a probe of several columns; one that would take more is found by one column alone."""
 
-_Column: TypeAlias = tuple[str, int, int, str]
-"""Name, type oid, modifier; and the type as the language knows it."""
-_Groups: TypeAlias = dict["Group", None]
-_Reader: TypeAlias = Callable[[bytes], Hashable]
-_Evaluated: TypeAlias = list[tuple["Group", Includes | None]]
-Match: TypeAlias = tuple[Sequence[int], Sequence[RoutedChange]]
-"""Shapes with the same condition, and the changes that may concern them."""
-_ANY_ARRAY: Final = object()
-"""Stands for the elements of an array that must have none in particular."""
 
-
-class Group:
+class Match(NamedTuple):
     """
-    Shapes with the same condition.
+    Shapes with the same condition, and the changes that may concern them.
 
     Attributes:
-        condition: theirs.
-        incarnations: theirs.
-        places: where it is registered, as probes and keys in them.
+        incarnations: the shapes.
+        changes: in their order.
+        verdicts: of each change, as in `RoutedPart`.
     """
 
-    __slots__ = ("condition", "incarnations", "places", "sequence")
-
-    def __init__(self, condition: Condition) -> None:
-        self.condition: Final = condition
-        self.incarnations: dict[int, None] = {}
-        self.places: list[tuple[_Probe, Hashable]] = []
-        self.sequence: tuple[int, ...] | None = None
+    incarnations: Sequence[int]
+    changes: Sequence[RoutedChange]
+    verdicts: Sequence[int]
 
 
-class _Probe:
+class _Path(NamedTuple):
     """
-    Groups by what they require of some columns.
-
-    Attributes:
-        columns: which; one for elements of an array.
-        is_elements: whether it is elements of an array that are looked up.
-        groups: by the values of the columns, as a tuple unless it is one column; or by element.
-        members: how often each group is registered here.
+    A branch's way to its group: a probe and the keys in it; whether they say all that the branch requires.
     """
 
-    __slots__ = ("columns", "groups", "is_elements", "members")
+    probe: Probe
+    keys: frozenset[Hashable]
+    is_whole: bool
 
-    def __init__(self, columns: tuple[_Column, ...], *, is_elements: bool) -> None:
-        self.columns: Final = columns
-        self.is_elements: Final = is_elements
-        self.groups: dict[Hashable, _Groups] = {}
-        self.members: dict[Group, int] = {}
 
-    def add(self, key: Hashable, group: Group) -> None:
-        here = self.groups.setdefault(key, {})
-        if group in here:
-            return
-        here[group] = None
-        self.members[group] = self.members.get(group, 0) + 1
-        group.places.append((self, key))
-
-    def remove(self, key: Hashable, group: Group) -> None:
-        here = self.groups[key]
-        del here[group]
-        if not here:
-            del self.groups[key]
-        count = self.members.pop(group) - 1
-        if count:
-            self.members[group] = count
+_Found: TypeAlias = dict[Group, tuple[list[RoutedChange], list[int]]]
 
 
 class ConditionIndex:
@@ -113,7 +89,7 @@ class ConditionIndex:
     The groups of one table.
     """
 
-    __slots__ = ("_bound", "_evaluated", "_groups", "_probes")
+    __slots__ = ("_bound", "_everywhere", "_groups", "_probes", "_questions")
 
     def __init__(self) -> None:
         """
@@ -121,10 +97,11 @@ class ConditionIndex:
         """
         # By identity: equal conditions are one object as long as one of them is held.
         self._groups: dict[Condition, Group] = {}
-        self._probes: dict[tuple[tuple[_Column, ...], bool], _Probe] = {}
-        self._evaluated: _Groups = {}
-        # By identity of descriptions; forgotten when a probe, or a condition to evaluate, comes or goes.
-        self._bound: dict[int, _Bound] = {}
+        self._probes: dict[tuple[tuple[ProbeColumn, ...], bool], Probe] = {}
+        self._everywhere: Final = Bucket()
+        self._questions: dict[tuple[Family, tuple[tuple[int, int], ...]], Question] = {}
+        # By identity of descriptions; forgotten when a probe, or a question to all rows, comes or goes.
+        self._bound: dict[int, Bound] = {}
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -132,9 +109,16 @@ class ConditionIndex:
     @property
     def lookups_count(self) -> int:
         """
-        How much a row costs: hash lookups and evaluations.
+        How much a row costs: hash lookups, and questions to all rows.
         """
-        return len(self._probes) + len(self._evaluated)
+        return len(self._probes) + len(self._everywhere.asked)
+
+    @property
+    def is_empty(self) -> bool:
+        """
+        Whether nothing is left of what was added.
+        """
+        return not (self._groups or self._probes or len(self._everywhere) or self._questions)
 
     def add(self, incarnation: int, condition: Condition) -> Group:
         """
@@ -142,91 +126,127 @@ class ConditionIndex:
         """
         group = self._groups.get(condition)
         if group is None:
-            group = self._groups[condition] = Group(condition)
+            group = Group(condition)
             self._register(group)
-        group.incarnations[incarnation] = None
-        group.sequence = None
+            self._groups[condition] = group
+        group.add(incarnation)
         return group
 
     def remove(self, incarnation: int, group: Group) -> None:
         """
         Remove a shape.
         """
-        del group.incarnations[incarnation]
-        group.sequence = None
-        if group.incarnations:
+        if not group.remove(incarnation):
             return
         del self._groups[group.condition]
-        if group in self._evaluated:
-            del self._evaluated[group]
-            self._bound.clear()
-        for probe, key in group.places:
-            probe.remove(key, group)
-            if not probe.groups:
-                self._probes.pop((probe.columns, probe.is_elements), None)
+        question = group.question
+        if group.is_everywhere:
+            self._everywhere.remove(group)
+            if question not in self._everywhere.asked:
                 self._bound.clear()
+        for probe, key in zip(group.places[::2], group.places[1::2], strict=True):
+            remove_from(probe.held, key, group)
+            self._drop_if_empty(probe)
+        group.row = ()
+        if question is not None:
+            question.uses_count -= 1
+            if not question.uses_count:
+                del self._questions[question.family, question.types]
+                for bound in self._bound.values():
+                    bound.forget(question)
 
     # --- where a condition is found ----------------------------------------------------------------------------------
 
     def _register(self, group: Group) -> None:
-        plan = index_plan(group.condition.clause)
+        clause = group.condition.clause
+        plan = index_plan(clause)
         if plan is None or not all(plan.branches):
-            self._evaluated[group] = None
-            self._bound.clear()
+            self._ask(group, question_of(clause), frozenset())
+            is_new = group.question not in self._everywhere.asked
+            group.is_everywhere = True
+            self._everywhere.add(group)
+            if is_new:
+                self._bound.clear()
             return
-        for branch in plan.branches:
-            equals = _by_column(branch)
-            if equals:
-                self._register_values(group, equals)
-            else:
-                self._register_elements(group, [part for part in branch if isinstance(part, Contains)])
+        paths = [self._path(group, branch) for branch in plan.branches]
+        member = _member(clause, plan, paths)
+        found_by = frozenset(column[0] for path in paths for column in path.probe.columns)
+        if member is None:
+            group.is_proved = found_by.issuperset(group.condition.types)
+        else:
+            self._ask(group, member, found_by)
+        places: dict[tuple[Probe, Hashable], None] = {(path.probe, key): None for path in paths for key in path.keys}
+        for probe, key in places:
+            add_to(probe.held, key, group)
+        group.places = tuple(part for place in places for part in place)
+        for path in paths:
+            self._drop_if_empty(path.probe)
 
-    def _register_values(self, group: Group, equals: Mapping[tuple[str, str], frozenset[Hashable]]) -> None:
+    def _ask(self, group: Group, member: Member, found_by: frozenset[str]) -> None:
+        family = member.family
+        types = tuple(group.condition.types[name] for name in family.columns)
+        question = self._questions.get((family, types))
+        if question is None:
+            question = self._questions[family, types] = Question(family, types)
+        question.uses_count += 1
+        group.question = question
+        group.row = (*member.constants, group)
+        group.threshold = member.threshold
+        group.is_proved = found_by.union(family.columns).issuperset(group.condition.types)
+
+    def _path(self, group: Group, branch: Branch) -> _Path:
+        equals = _by_column(branch)
+        if equals:
+            return self._path_of_values(group, equals, is_all=all(isinstance(part, Equals) for part in branch))
+        return self._path_of_elements(group, [part for part in branch if isinstance(part, Contains)])
+
+    def _path_of_values(
+        self, group: Group, equals: Mapping[tuple[str, str], frozenset[Hashable]], *, is_all: bool
+    ) -> _Path:
         count = 1
         for keys in equals.values():
             count *= len(keys)
         if count > KEYS_COUNT_MAX and len(equals) > 1:
             fewest = min(equals, key=lambda column: len(equals[column]))
-            equals = {fewest: equals[fewest]}
+            equals, is_all = {fewest: equals[fewest]}, False
         names = sorted(equals)
         probe = self._probe(tuple(self._column(group, *name) for name in names), is_elements=False)
         if len(names) == 1:
-            for key in equals[names[0]]:
-                probe.add(key, group)
-        else:
-            for values in product(*(equals[name] for name in names)):
-                probe.add(values, group)
-        self._drop_if_empty(probe)
+            return _Path(probe, equals[names[0]], is_all)
+        return _Path(probe, frozenset(product(*(equals[name] for name in names))), is_all)
 
-    def _register_elements(self, group: Group, contains: Sequence[Contains]) -> None:
-        best: tuple[int, _Probe, Hashable] | None = None
+    def _path_of_elements(self, group: Group, contains: Sequence[Contains]) -> _Path:
+        best: tuple[int, Probe, Hashable] | None = None
         for part in contains:
             probe = self._probe((self._column(group, part.column, part.type),), is_elements=True)
-            for key in part.keys or (_ANY_ARRAY,):
-                waiting = len(probe.groups.get(key, ()))
+            for key in part.keys or (ANY_ARRAY,):
+                waiting = count_at(probe.held, key)
                 # Any array at all is the last resort.
                 waiting = waiting if part.keys else waiting + (1 << 60)
                 if best is None or waiting < best[0]:
                     best = (waiting, probe, key)
         assert best is not None, "a branch has conditions"
-        best[1].add(best[2], group)
+        _, chosen, key = best
         for part in contains:
-            self._drop_if_empty(self._probe((self._column(group, part.column, part.type),), is_elements=True))
+            probe = self._probe((self._column(group, part.column, part.type),), is_elements=True)
+            if probe is not chosen:
+                self._drop_if_empty(probe)
+        is_whole = len(contains) == 1 and len(contains[0].keys) <= 1
+        return _Path(chosen, frozenset((key,)), is_whole)
 
     @staticmethod
-    def _column(group: Group, name: str, type_: str) -> _Column:
+    def _column(group: Group, name: str, type_: str) -> ProbeColumn:
         return (name, *group.condition.types[name], type_)
 
-    def _probe(self, columns: tuple[_Column, ...], *, is_elements: bool) -> _Probe:
+    def _probe(self, columns: tuple[ProbeColumn, ...], *, is_elements: bool) -> Probe:
         probe = self._probes.get((columns, is_elements))
         if probe is None:
-            probe = self._probes[columns, is_elements] = _Probe(columns, is_elements=is_elements)
+            probe = self._probes[columns, is_elements] = Probe(columns, is_elements=is_elements)
             self._bound.clear()
         return probe
 
-    def _drop_if_empty(self, probe: _Probe) -> None:
-        if not probe.groups:
-            self._probes.pop((probe.columns, probe.is_elements), None)
+    def _drop_if_empty(self, probe: Probe) -> None:
+        if not probe.held and self._probes.pop((probe.columns, probe.is_elements), None) is not None:
             self._bound.clear()
 
     # --- looking up --------------------------------------------------------------------------------------------------
@@ -235,130 +255,105 @@ class ConditionIndex:
         """
         Find the shapes that each change may concern; gives, for each group of them, its changes in their order.
         """
-        found: dict[Group, list[RoutedChange]] = {}
-        bound: _Bound | None = None
+        found: _Found = {}
+        bound: Bound | None = None
         for change in changes:
             relation = change.relation
             if bound is None or bound.relation is not relation:
                 bound = self._bind(relation)
-            for group in self._candidates(change, bound):
-                if group in found:
-                    found[group].append(change)
+            if change.is_old_missing:
+                for group in self._groups.values():
+                    _note(found, group, change, UNKNOWN)
+            elif change.old is None or change.new is None:
+                self._match_one(found, change, bound)
+            else:
+                self._match_both(found, change, change.old, change.new, bound)
+        return [Match(group.sequence, *chosen) for group, chosen in found.items()]
+
+    @staticmethod
+    def _match_one(found: _Found, change: RoutedChange, bound: Bound) -> None:
+        hits: Groups = {}
+        lost: Groups = {}
+        new = change.new
+        row = change.old if new is None else new
+        if row is None:
+            return
+        for look_up in bound.look_ups:
+            look_up(row, hits, lost)
+        for ask, members, _ in bound.asks:
+            ask(row, members, hits)
+        for group in lost:
+            hits.pop(group, None)
+            _note(found, group, change, UNKNOWN)
+        verdict = INCLUDES_OLD if new is None else INCLUDES_NEW
+        for group in hits:
+            _note(found, group, change, verdict if group.is_proved else UNKNOWN)
+
+    @staticmethod
+    def _match_both(found: _Found, change: RoutedChange, old: Row, new: Row, bound: Bound) -> None:
+        before: Groups = {}
+        after: Groups = {}
+        lost: Groups = {}
+        for look_up in bound.look_ups:
+            look_up(new, after, lost)
+            look_up(old, before, lost)
+        asks = bound.asks
+        if asks:
+            changed = 0
+            for at, bit in bound.asked_places:
+                if old[at] != new[at]:
+                    changed |= bit
+            same: Groups = {}
+            for ask, members, mask in asks:
+                if changed & mask:
+                    ask(new, members, after)
+                    ask(old, members, before)
                 else:
-                    found[group] = [change]
-        return [(_sequence(group), chosen) for group, chosen in found.items()]
+                    # Rows that do not differ in what is asked about are asked once.
+                    ask(new, members, same)
+            if same:
+                after.update(same)
+                before.update(same)
+        for group in lost:
+            after.pop(group, None)
+            before.pop(group, None)
+            _note(found, group, change, UNKNOWN)
+        for group in after:
+            verdict = INCLUDES_NEW | INCLUDES_OLD if group in before else INCLUDES_NEW
+            _note(found, group, change, verdict if group.is_proved else UNKNOWN)
+        for group in before:
+            if group not in after:
+                _note(found, group, change, INCLUDES_OLD if group.is_proved else UNKNOWN)
 
-    def _candidates(self, change: RoutedChange, bound: _Bound) -> Iterable[Group]:
-        if change.is_old_missing:
-            return self._groups.values()
-        old, new = change.old, change.new
-        hits: _Groups = {}
-        for look_up in bound.probes:
-            if new is not None:
-                look_up(new, hits)
-            if old is not None:
-                look_up(old, hits)
-        for group, includes in bound.evaluated:
-            if includes is None or (new is not None and includes(new)) or (old is not None and includes(old)):
-                hits[group] = None
-        return hits
-
-    def _bind(self, relation: RelationDescription) -> _Bound:
+    def _bind(self, relation: RelationDescription) -> Bound:
         bound = self._bound.get(id(relation))
         if bound is None:
             if len(self._bound) >= DESCRIPTIONS_COUNT_MAX:
                 self._bound.clear()
-            places = {(column.name, column.type_oid, column.typmod): at for at, column in enumerate(relation.columns)}
-            probes = [_BoundProbe(probe, places).look_up for probe in self._probes.values()]
-            evaluated = [(group, group.condition.includes(relation)) for group in self._evaluated]
-            bound = self._bound[id(relation)] = _Bound(relation, probes, evaluated)
+            bound = self._bound[id(relation)] = Bound(relation, self._probes.values(), self._everywhere)
         return bound
 
 
-class _Bound(NamedTuple):
+def _note(found: _Found, group: Group, change: RoutedChange, verdict: int) -> None:
+    here = found.get(group)
+    if here is None:
+        found[group] = ([change], [verdict])
+    else:
+        here[0].append(change)
+        here[1].append(verdict)
+
+
+def _member(clause: Clause, plan: IndexPlan, paths: Sequence[_Path]) -> Member | None:
     """
-    What is asked of the rows of a description. It holds the description, so that its identity is nobody else's.
+    Say what is still to be asked of a row that was led to a condition; None when nothing is.
     """
-
-    relation: RelationDescription
-    probes: list[Callable[[Row, _Groups], None]]
-    evaluated: _Evaluated
-
-
-class _BoundProbe:
-    """
-    A probe that knows where its columns are in the rows of a description.
-    """
-
-    __slots__ = ("_look_up", "_probe", "_readers", "look_up")
-
-    def __init__(self, probe: _Probe, places: Mapping[tuple[str, int, int], int]) -> None:
-        self._probe: Final = probe
-        self._readers: list[tuple[int, _Reader | None]] = []
-        self.look_up: Callable[[Row, _Groups], None]
-        if any(column[:3] not in places for column in probe.columns):
-            self.look_up = self._all
-            return
-        if probe.is_elements:
-            column = probe.columns[0]
-            self._readers = [(places[column[:3]], element_canonicaliser(column[3]))]
-            self.look_up = self._elements
-            return
-        self._readers = [(places[column[:3]], canonicaliser(column[3])) for column in probe.columns]
-        self.look_up = self._value if len(self._readers) == 1 else self._values
-
-    def _all(self, row: Row, hits: _Groups) -> None:
-        """
-        Find everybody: a column is not what it was.
-        """
-        del row
-        hits.update(dict.fromkeys(self._probe.members))
-
-    def _value(self, row: Row, hits: _Groups) -> None:
-        at, read = self._readers[0]
-        value = row[at]
-        if value is None:
-            return
-        try:
-            found = self._probe.groups.get(value if read is None else read(value))
-        except FAILURES:
-            # No condition on this value is true, since it cannot be read.
-            return
-        if found is not None:
-            hits.update(found)
-
-    def _values(self, row: Row, hits: _Groups) -> None:
-        key: list[Hashable] = []
-        try:
-            for at, read in self._readers:
-                value = row[at]
-                if value is None:
-                    return
-                key.append(value if read is None else read(value))
-        except FAILURES:
-            return
-        found = self._probe.groups.get(tuple(key))
-        if found is not None:
-            hits.update(found)
-
-    def _elements(self, row: Row, hits: _Groups) -> None:
-        at, read = self._readers[0]
-        value = row[at]
-        if value is None:
-            return
-        groups = self._probe.groups
-        if _ANY_ARRAY in groups:
-            hits.update(groups[_ANY_ARRAY])
-        assert read is not None
-        try:
-            elements = read(value)
-        except FAILURES:
-            return
-        assert isinstance(elements, frozenset)
-        for element in elements:
-            found = groups.get(element)
-            if found is not None:
-                hits.update(found)
+    if not all(path.is_whole for path in paths):
+        return question_of(clause)
+    if not plan.is_exact:
+        return question_of(clause, plan.residual)
+    probes = {path.probe for path in paths}
+    is_safe = len(probes) == 1 or all(text_is_value(column[3]) for probe in probes for column in probe.columns)
+    return None if is_safe else question_of(clause)
 
 
 def _by_column(branch: Branch) -> dict[tuple[str, str], frozenset[Hashable]]:
@@ -371,9 +366,3 @@ def _by_column(branch: Branch) -> dict[tuple[str, str], frozenset[Hashable]]:
             column = (part.column, part.type)
             equals[column] = equals[column] & part.keys if column in equals else part.keys
     return equals
-
-
-def _sequence(group: Group) -> tuple[int, ...]:
-    if group.sequence is None:
-        group.sequence = tuple(group.incarnations)
-    return group.sequence

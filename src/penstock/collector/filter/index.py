@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from penstock.collector.abc import RoutedChange
-from penstock.collector.filter.conditions import ConditionIndex, Group, Match
+from penstock.collector.filter.buckets import Group
+from penstock.collector.filter.conditions import ConditionIndex, Match
 from penstock.shapes.condition import condition_of
 from penstock.shapes.definition import ShapeDefinition
 
