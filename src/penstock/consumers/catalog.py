@@ -123,7 +123,8 @@ class _Creation:
     A shape in the making.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_compacting: bool) -> None:
+        self.is_compacting: Final = is_compacting
         self.entry: ShapeEntry | None = None
         self.error: Exception | None = None
         self.revealed: Final = asyncio.Event()
@@ -289,7 +290,7 @@ class ShapeCatalog:
         if entry is None or entry.condemned is not None:
             await self._wait_active()
         resolved = await self._resolve(request)
-        entry, creation = await self._find_or_create(resolved)
+        entry, creation = await self._find_or_create(resolved, is_compacting=request.is_compacting)
         if request.handle is not None and request.handle != entry.handle:
             return Rotated(entry.handle)
         if creation is not None:
@@ -303,8 +304,9 @@ class ShapeCatalog:
             return entered
         resolved, entry, creation = entered
         log = await self._registry.open_log(entry)
-        # Before the log is read: what it takes meanwhile is not in what was read.
+        # Before the log is read: what it takes meanwhile, also by the end of the replay, is not in what was read.
         seen, is_behind = self._seen_by(entry)
+        is_replaying = is_behind or self._is_replaying()
         if request.offset is None:
             log_range = LogRange(log.last, log.last)
         else:
@@ -323,7 +325,7 @@ class ShapeCatalog:
             schema=resolved.schema,
             range=log_range,
             last_seen_lsn=seen,
-            is_replaying=is_behind or self._is_replaying(),
+            is_replaying=is_replaying,
         )
 
     def is_behind(self, entry: ShapeEntry) -> bool:
@@ -468,7 +470,9 @@ class ShapeCatalog:
 
     # --- making shapes -----------------------------------------------------------------------------------------------
 
-    async def _find_or_create(self, resolved: Resolved) -> tuple[ShapeEntry, _Creation | None]:
+    async def _find_or_create(
+        self, resolved: Resolved, *, is_compacting: bool = False
+    ) -> tuple[ShapeEntry, _Creation | None]:
         """
         Give the current shape of a definition, and its creation if that is under way.
         """
@@ -485,18 +489,18 @@ class ShapeCatalog:
         if entry is not None:
             return entry, creation
         if creation is None:
-            creation = self._begin_creation(resolved)
+            creation = self._begin_creation(resolved, is_compacting=is_compacting)
         await creation.revealed.wait()
         if creation.entry is None:
             _raise_error(creation)
         assert creation.entry is not None
         return creation.entry, creation
 
-    def _begin_creation(self, resolved: Resolved) -> _Creation:
+    def _begin_creation(self, resolved: Resolved, *, is_compacting: bool) -> _Creation:
         if len(self._creations) >= self._limits.snapshot_count_max:
             raise RequestError(503, _CANNOT_CREATE, retry_after_s=1)
         self._sheds.refuse(resolved.key)
-        creation = self._creations[resolved.key] = _Creation()
+        creation = self._creations[resolved.key] = _Creation(is_compacting=is_compacting)
         self._start_task(self._create(resolved, creation), f"create shape on {resolved.definition.table.name}")
         return creation
 
@@ -507,7 +511,7 @@ class ShapeCatalog:
         try:
             await self._publication.ensure(resolved.table)
             is_published = True
-            entry = await self._make_entry(resolved)
+            entry = await self._make_entry(resolved, is_compacting=creation.is_compacting)
             creation.entry = entry
             creation.revealed.set()
             await self._snapshotter.fill(entry, creation.started.set)
@@ -532,7 +536,7 @@ class ShapeCatalog:
         if is_published:
             self._release_if_unused(oid)
 
-    async def _make_entry(self, resolved: Resolved) -> ShapeEntry:
+    async def _make_entry(self, resolved: Resolved, *, is_compacting: bool) -> ShapeEntry:
         """
         Make the row, then the files, then route, then reveal.
         """
@@ -546,7 +550,7 @@ class ShapeCatalog:
             await self._control.record_fact(_LETTERS, name, letters_of(name))
         incarnation = await self._control.create(handle, handle_us, definition, chunk_bytes_max)
         try:
-            log = await self._store.create(handle, incarnation, chunk_bytes_max)
+            log = await self._store.create(handle, incarnation, chunk_bytes_max, is_compacting=is_compacting)
         except BaseException:
             self._registry.bury(
                 ShapeRow(incarnation, handle, definition, ShapeState.CREATING, chunk_bytes_max, None, SNAPSHOT_END)
