@@ -94,6 +94,8 @@ class SqliteControlStore:
         self._recovered: Recovered | None = None
         self._is_open = False
         self._stopped: asyncio.Future[None] | None = None
+        self.waiting_since: float | None = None
+        """Since when, by the monotonic clock, the disk has been asked for what is asked now; None between two calls."""
 
     async def open(self) -> None:
         """
@@ -331,7 +333,10 @@ class SqliteControlStore:
             return
         self._tell([_Outcome(opened, recovered, None)])
         while (calls := self._next_calls()) is not None:
-            self._tell(self._file.commit(calls))
+            self.waiting_since = time.monotonic()
+            outcomes = self._file.commit(calls)
+            self.waiting_since = None
+            self._tell(outcomes)
         self._file.close()
         assert self._stopped is not None
         self._tell([_Outcome(self._stopped, None, None)])

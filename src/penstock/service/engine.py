@@ -88,7 +88,9 @@ XIDS: Final = "routed xids"
 SETTLED_NOTED_SLACK: Final = 1000
 """So many shapes that are gone may be remembered beside those that are there."""
 CONTROL_ANSWER_S_MAX: Final = 5.0
-"""A recording that takes longer is an alarm: the disk of the control store hangs."""
+"""A commit in the control store that takes longer is an alarm: its disk hangs."""
+ROUSE_S_MAX: Final = 5.0
+"""How long a request waits for a service that slept to be up again, before it is answered with what there is."""
 RETRY_S: Final = 1.0
 """How long to wait before the control store is asked again."""
 
@@ -158,8 +160,7 @@ class Engine:
         self._xids_saved = b""
         self._settled_noted: dict[int, LogOffset] = {}
         self._control_failure = ""
-        # When the recording that is on began; None between two. A disk that hangs raises nothing.
-        self._recording_since: float | None = None
+        self._is_control_hung = False
         self._is_draining = False
         self._slices_count = 0
         self._unready = ""
@@ -465,7 +466,6 @@ class Engine:
         """
         interval_s = RECORD_INTERVAL_S[self._settings.acknowledge]
         while True:
-            self._recording_since = time.monotonic()
             try:
                 await self._record_once()
                 self._control_failure = ""
@@ -473,7 +473,6 @@ class Engine:
                 if not self._control_failure:
                     _log.error("the flush boundary cannot be recorded", error=error.message)
                 self._control_failure = error.message
-            self._recording_since = None
             await asyncio.sleep(interval_s)
 
     async def _record_once(self) -> None:
@@ -600,10 +599,16 @@ class Engine:
         See once a second whether clients should be sent elsewhere.
         """
         report = self._receiver.read()
-        if report is not None and report.phase == ReceiverPhase.STREAMING.value:
+        if report is not None and report.phase in {ReceiverPhase.STREAMING.value, ReceiverPhase.ASLEEP.value}:
             self._link_since = now
-        if self._recording_since is not None and now - self._recording_since > self._control_answer_s:
+        waiting_since = self._control.waiting_since
+        if waiting_since is not None and now - waiting_since > self._control_answer_s:
+            # A disk that hangs raises nothing.
             self._control_failure = "its disk does not answer"
+            self._is_control_hung = True
+        elif self._is_control_hung:
+            self._control_failure = ""
+            self._is_control_hung = False
         if not self._control_failure:
             self._control_since = now
         before, self._unready = self._unready, find_unready(self._facts_now(now), self._ready_limits)

@@ -41,6 +41,7 @@ class ControlState:
         rows: by incarnation, with the epoch each was made in.
         incarnation_next: the next incarnation.
         reasons: why incarnations were condemned.
+        epoch_reason: why the epoch began.
     """
 
     epoch: int | None = None
@@ -51,6 +52,7 @@ class ControlState:
     is_clean: bool = False
     incarnation_next: int = 1
     reasons: Mapping[int, str] = field(default_factory=dict)
+    epoch_reason: str = ""
 
     def shape_rows(self) -> tuple[ShapeRow, ...]:
         """
@@ -112,6 +114,7 @@ class VirtualControlStore:
         self._worker: asyncio.Task[None] | None = None
         self.was_set_aside = False
         self.has_reserve = True
+        self.waiting_since: float | None = None
 
     async def open(self) -> None:
         """
@@ -226,7 +229,7 @@ class VirtualControlStore:
             assert epoch >= (state.epoch or 0), "epochs ascend"
             if epoch == (state.epoch or 0):
                 state = _condemned(state, list(state.rows), reason)
-            return replace(state, epoch=epoch, boundary=boundary, facts={}), None
+            return replace(state, epoch=epoch, boundary=boundary, facts={}, epoch_reason=reason), None
 
         await self._ask(apply, may_use_reserve=True)
 
