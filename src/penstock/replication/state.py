@@ -22,6 +22,8 @@ class ReceiverPhase(Enum):
     """Takes until every transaction that was open when it began has ended."""
     STREAMING = "streaming"
     BACKING_OFF = "backing off"
+    ASLEEP = "asleep"
+    """Has no connection because it is told to have none."""
     FAILED = "failed"
     """Ended for good by an error that only a person can mend."""
     STOPPED = "stopped"
