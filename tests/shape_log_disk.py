@@ -176,6 +176,10 @@ class FakeDisk:
                     self.folders.pop(name, None)
                     self.files.pop(name, None)
 
+    def remove_file(self, path: str) -> None:
+        with self.lock:
+            self.files.pop(path, None)
+
     def power_cut(self, random: Random) -> None:
         """
         Keep what was synced; of the rest keep any part, in any order.

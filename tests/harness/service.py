@@ -30,10 +30,18 @@ class Service:
     One running service with its own data folder and port; an asynchronous context manager.
     """
 
-    def __init__(self, database_url: str, folder: Path, *args: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        folder: Path,
+        *args: str,
+        env: dict[str, str] | None = None,
+        command: tuple[str, ...] = ("-m", "penstock"),
+    ) -> None:
         """
-        Prepare to serve `database_url` from `folder`, with more arguments and environment.
+        Prepare to serve `database_url` from `folder`, with more arguments and environment, by another command if need be.
         """
+        self._command: Final = command
         self.database_url: Final = database_url
         self.data_dir: Final = folder / "data"
         self.port: Final = free_port()
@@ -87,8 +95,7 @@ class Service:
             self.process = subprocess.Popen(
                 [
                     PYTHON,
-                    "-m",
-                    "penstock",
+                    *self._command,
                     "serve",
                     "--port",
                     str(self.port),

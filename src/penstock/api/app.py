@@ -302,7 +302,8 @@ def _tell_readiness(health: Health) -> Answer:
     if health.state == "active":
         if health.unready:
             return _tell(503, {"status": "active", "reason": health.unready})
-        return _tell(200, {"status": "active"})
+        # Whoever sends nobody to it would never wake it.
+        return _tell(200, {"status": "asleep" if health.is_asleep else "active"})
     told = {"status": health.state, "reason": f"waiting for {health.reason}", "detail": health.detail}
     return _tell(503, {key: value for key, value in told.items() if value})
 

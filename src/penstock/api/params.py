@@ -169,7 +169,7 @@ def validate(query: Query) -> LogRequest | Problems:
     queryable_columns = casts.columns(names.QUERYABLE_COLUMNS)
     replica = casts.choice(names.REPLICA, Replica.DEFAULT)
     log = casts.choice(names.LOG, LogMode.FULL)
-    casts.boolean(names.EXPERIMENTAL_COMPACTION)
+    is_compacting = casts.boolean(names.EXPERIMENTAL_COMPACTION)
     if casts.problems:
         return casts.problems
 
@@ -207,6 +207,7 @@ def validate(query: Query) -> LogRequest | Problems:
         replica=replica,
         log=log,
         is_live=is_live,
+        is_compacting=is_compacting,
     )
     return LogRequest(shape, _parse_cursor(query.get(names.CURSOR)), is_sse)
 

@@ -221,6 +221,13 @@ class ShapeLog(Protocol):
         ...
 
     @property
+    def is_compacting(self) -> bool:
+        """
+        Whether it may be compacted.
+        """
+        ...
+
+    @property
     def file_bytes(self) -> int:
         """
         Bytes in its files.
@@ -281,9 +288,11 @@ class ShapeLogStore(Protocol):
     All shape logs of a data folder.
     """
 
-    async def create(self, handle: str, incarnation: int, chunk_bytes_max: int) -> ShapeLog:
+    async def create(
+        self, handle: str, incarnation: int, chunk_bytes_max: int, *, is_compacting: bool = False
+    ) -> ShapeLog:
         """
-        Make the folder of a new incarnation.
+        Make the folder of a new incarnation, whose log may be compacted or not.
         """
         ...
 

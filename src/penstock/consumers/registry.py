@@ -101,6 +101,7 @@ class ShapeEntry:
         active_at: when it last had something to do.
         read_at: when a client was last given something of it; None for never.
         file_bytes: what its files held when it was last in memory; None while that is not known.
+        is_compacting: whether its log may be compacted, as far as was seen when it was last in memory.
         waiters: who waits for it to move or to go.
         rejoin_waiters: who waits for it not to be behind.
         load: opening its files.
@@ -124,6 +125,7 @@ class ShapeEntry:
     active_at: float = 0.0
     read_at: float | None = None
     file_bytes: int | None = None
+    is_compacting: bool = False
     waiters: list[Waiter] = field(default_factory=list)
     rejoin_waiters: list[asyncio.Future[None]] = field(default_factory=list)
     load: asyncio.Task[None] | None = None
@@ -730,6 +732,7 @@ class ConsumerRegistry:
             entry.done, entry.done_end = consumer.done, consumer.done_end
             entry.file_bytes = None if consumer.log is None else consumer.log.file_bytes
             entry.file_bytes = None if consumer.log is None else consumer.log.file_bytes
+            entry.is_compacting = consumer.log is not None and consumer.log.is_compacting
             # It goes with nothing in its hands, which is no reason for alarm.
             entry.monitor = None
             entry.consumer = None

@@ -57,6 +57,9 @@ CatalogEvent: TypeAlias = TableGone | TableChanged
 class CatalogWatch:
     """
     Polls the catalog. Owned by one task that runs `run`.
+
+    Attributes:
+        polls_count: polls that came to an end.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class CatalogWatch:
         on_snapshot: Callable[[SnapshotBounds], None],
         interval_s: float = 1.0,
         repair_interval_s: float = 60.0,
+        may_poll: asyncio.Event | None = None,
     ) -> None:
         """
         Take what to watch and whom to tell.
@@ -84,7 +88,10 @@ class CatalogWatch:
             interval_s: time between two polls.
             repair_interval_s: time between two attempts at one table's replica identity, and between two clearings of
                 the publication.
+            may_poll: polls wait until it is set; None for always.
         """
+        self._may_poll: Final = may_poll
+        self.polls_count = 0
         self._pool: Final = pool
         self._inspector: Final = inspector
         self._publication: Final = publication
@@ -103,6 +110,8 @@ class CatalogWatch:
         """
         is_failing = False
         while True:
+            if self._may_poll is not None:
+                await self._may_poll.wait()
             begun_at = asyncio.get_running_loop().time()
             try:
                 await self.poll()
@@ -151,6 +160,7 @@ class CatalogWatch:
             if is_identity_full != "t":
                 await self._repair(oid)
         await self._clear(wanted)
+        self.polls_count += 1
 
     def _tell_gone(self, oid: int) -> None:
         """

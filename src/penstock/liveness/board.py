@@ -68,6 +68,8 @@ class Cell(IntEnum):
     """Engine: the recorded flush boundary."""
     BREADCRUMB = 8
     """Engine: what it is busy with, so that its successor knows what it died of."""
+    ENGINE_WISH = 9
+    """Engine: what it wants of the receiver (`penstock.service.sleep.Wish`)."""
     WEB_0 = 16
     """Web: the heartbeat of the first worker; those of the others follow."""
 

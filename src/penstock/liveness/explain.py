@@ -54,6 +54,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         acknowledge: `relay` or `shapes`.
         not_active: what the engine waits for before it can serve; empty when it is active.
         phase: of the receiver's connection; empty when the receiver has said nothing.
+        asleep_s: for how long all connections have been closed because nobody needed them; 0 when they are not.
         link_down_s: for how long it has not been streaming.
         receiver_silent_s: since when its process has not said anything.
         error: its last failure.
@@ -77,6 +78,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     acknowledge: str = "relay"
     not_active: str = ""
     phase: str = ""
+    asleep_s: float = 0.0
     link_down_s: float = 0.0
     receiver_silent_s: float = 0.0
     error: str = ""
@@ -323,6 +325,8 @@ def _shape_holders(facts: Facts, holds: str) -> list[Holder]:
 def _verdict(facts: Facts, holders: Sequence[Holder]) -> str:
     if facts.not_active:
         return f"Not serving yet: waiting for {facts.not_active}."
+    if facts.asleep_s:
+        return f"Asleep for {facts.asleep_s:.0f} s: without requests and changes no connection is kept; a request wakes it."
     if facts.phase and facts.phase != "streaming":
         return f"The replication connection is down ({facts.phase})."
     if facts.alarms:

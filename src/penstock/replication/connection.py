@@ -9,7 +9,10 @@ one would hold the slot until the server notices.
 
 from __future__ import annotations
 
+import os
+import select
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -24,7 +27,7 @@ from penstock.replication.link import Link, resolve
 from penstock.replication.state import ReceiverPhase, ReceiverState
 from penstock.replication.streaming import Stream
 from penstock.replication.unblocking import Unblocker
-from penstock.replication.waiting import StopRequestedError, Waiter
+from penstock.replication.waiting import POLL_S_MAX, WAKE_BYTES_MAX, StopRequestedError, Waiter
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -97,6 +100,7 @@ class ReplicationClient:
         # Why the next connection must make the slot anew, although the catalog may not show it.
         self._remake_reason = ""
         self._streaming_since: float | None = None
+        self._is_resting = False
         self._state = ReceiverState(
             ReceiverPhase.CONNECTING,
             clock(),
@@ -119,6 +123,7 @@ class ReplicationClient:
         self._on_state(self._state)
         try:
             while not self._waiter.is_stopping:
+                self._rest()
                 delay_s = self._try_session(backoff)
                 self._waiter.sleep(delay_s)
         except StopRequestedError:
@@ -132,6 +137,27 @@ class ReplicationClient:
         Ask `run` to return soon. From any thread, any number of times.
         """
         self._waiter.stop()
+
+    def rest(self, is_wanted: bool) -> None:  # noqa: FBT001 - the wish itself
+        """
+        Have no connection from now on, or have one again. From any thread; whoever wakes us makes it known at once.
+        """
+        self._is_resting = is_wanted
+
+    def _rest(self) -> None:
+        """
+        Wait without a connection for as long as that is wanted.
+
+        Raises:
+            StopRequestedError: a stop was asked for.
+        """
+        if not self._is_resting:
+            return
+        self._enter(ReceiverPhase.ASLEEP, "")
+        while self._is_resting:
+            if self._waiter.wait({self._wake_fd: select.POLLIN}, POLL_S_MAX):
+                with suppress(BlockingIOError):
+                    os.read(self._wake_fd, WAKE_BYTES_MAX)
 
     def _try_session(self, backoff: Backoff) -> float:
         """
@@ -161,7 +187,7 @@ class ReplicationClient:
 
     def _session(self) -> None:
         """
-        Connect and stream; returns only when a stop was asked for.
+        Connect and stream; returns only when a stop was asked for, or to rest.
         """
         settings, waiter = self._settings, self._waiter
         self._enter(ReceiverPhase.CONNECTING)
@@ -199,6 +225,7 @@ class ReplicationClient:
                 wake_fd=self._wake_fd,
                 clock=self._clock,
                 finish_timeout_s=settings.finish_timeout_s,
+                is_wanted=lambda: not self._is_resting,
             ).run()
         finally:
             link.close()

@@ -32,7 +32,7 @@ from penstock.replication.frames import FrameScanner, encode_standby_status
 from penstock.replication.handshake import Introduction
 from penstock.replication.link import Link
 from penstock.replication.standby import HALF_OPEN_S, SendStatus, StandbyReporter
-from penstock.replication.waiting import POLL_S_MAX, StopRequestedError, Waiter
+from penstock.replication.waiting import POLL_S_MAX, WAKE_BYTES_MAX, StopRequestedError, Waiter
 
 MESSAGES_PER_TURN: Final = 256
 """After so many messages the clock, the sink and the stop signal are looked at."""
@@ -45,7 +45,6 @@ PROGRESS_INTERVAL_S: Final = 0.25
 """Progress is told at most this often."""
 
 _POSTGRES_EPOCH_S: Final = 946_684_800  # 2000-01-01 in Unix time
-_WAKE_BYTES_MAX: Final = 65_536
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -67,6 +66,7 @@ class Stream:
         wake_fd: int,
         clock: Callable[[], float],
         finish_timeout_s: float,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         """
         Take over a link whose stream is open.
@@ -81,7 +81,9 @@ class Stream:
             wake_fd: the wake-up pipe.
             clock: gives seconds that do not jump.
             finish_timeout_s: how long the server may take to end the stream when we stop.
+            is_wanted: whether to go on.
         """
+        self._is_wanted: Final = is_wanted
         self._link: Final = link
         self._sink: Final = sink
         self._on_progress: Final = on_progress
@@ -101,7 +103,7 @@ class Stream:
 
     def run(self) -> None:
         """
-        Stream until a stop was asked for, then end the stream.
+        Stream until a stop was asked for or the stream is not wanted any more, then end the stream.
 
         Raises:
             SourceError: the connection ended, or must.
@@ -109,7 +111,7 @@ class Stream:
         """
         is_reading = True
         try:
-            while not self._waiter.is_stopping:
+            while not self._waiter.is_stopping and self._is_wanted():
                 is_reading = not self._sink.is_full
                 if is_reading:
                     self._read()
@@ -246,7 +248,7 @@ class Stream:
         if self._wake_fd in came:
             try:
                 # An empty read means that the other end is closed: from then on the deadlines wake us.
-                self._is_wake_open = bool(os.read(self._wake_fd, _WAKE_BYTES_MAX))
+                self._is_wake_open = bool(os.read(self._wake_fd, WAKE_BYTES_MAX))
             except BlockingIOError:
                 _log.debug("replication.wake_pipe_was_empty")
 

@@ -20,6 +20,8 @@ from penstock.errors import ConnectionLostError
 
 POLL_S_MAX: Final = 1.0
 """No wait for the socket is longer: TLS may hold bytes that the descriptor does not show."""
+WAKE_BYTES_MAX: Final = 65_536
+"""So many hints are taken out of the wake-up pipe at once."""
 
 _Result = TypeVar("_Result")
 

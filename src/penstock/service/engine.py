@@ -15,6 +15,7 @@ nothing about data.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -30,6 +31,7 @@ from penstock.collector.flush_tracker import Debt, FlushTracker
 from penstock.collector.intake import Intake
 from penstock.collector.routed_xids import RoutedXids
 from penstock.consumers.accounts import CollectorAccounts
+from penstock.consumers.compactor import LogCompactor
 from penstock.consumers.evictor import Evictor
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry
@@ -62,6 +64,7 @@ from penstock.service.facts import RecordedFacts
 from penstock.service.faults import EngineFaults, NoFaults
 from penstock.service.lifecycle import RoleContext, read_heartbeat
 from penstock.service.settings import Settings
+from penstock.service.sleep import Sleeper
 from penstock.service.sweep import NEXT, Casualties, DebtSweep, ready_limits, watch_limits
 from penstock.service.trail import BoardTrail
 from penstock.service.wal_budget import POLL_S, WalBudget
@@ -253,6 +256,19 @@ class Engine:
             on_slice=self._on_intake_slice,
             may_read=self.consumers.settler.may_read,
         )
+        self._polls_before = 0
+        self._budget_pool = ConnectionPool(url, size=1, application_name="penstock budget")
+        self.sleeper = Sleeper(
+            idle_s=settings.replication_idle_timeout_s,
+            nap_s_max=settings.nap_s_max,
+            board=self._board,
+            wake_receiver=self._wake_receiver,
+            pools=[self._admin_pool, self._snapshot_pool, self._budget_pool],
+            is_still=self._is_still,
+            is_up=self._is_up_again,
+            transaction=lambda: self._accounts.seen[0],
+            clock=time.monotonic,
+        )
         self._watch = CatalogWatch(
             self._admin_pool,
             self._inspector,
@@ -261,6 +277,7 @@ class Engine:
             on_event=self._on_catalog,
             on_snapshot=self._on_snapshot,
             repair_interval_s=settings.publication_refresh_s,
+            may_poll=self.sleeper.may_poll,
         )
 
         self.sweep = DebtSweep(
@@ -282,9 +299,11 @@ class Engine:
             count_max=settings.shapes_max,
             bytes_max=settings.shapes_bytes_max,
             interval_s=settings.eviction_interval_s,
-            is_active=self._is_active.is_set,
+            is_active=lambda: self._is_active.is_set() and not self.sleeper.is_asleep,
         )
-        self._budget_pool = ConnectionPool(url, size=1, application_name="penstock budget")
+        self._compactor = LogCompactor(
+            self.consumers.registry, self._store, interval_s=settings.compaction_interval_s, chance=random.random
+        )
         self.budget = WalBudget(
             settings,
             self._budget_pool,
@@ -294,6 +313,7 @@ class Engine:
             report=self._receiver.read,
             clock=time.monotonic,
             poll_s=min(POLL_S, settings.flush_stall_grace_s / 2),
+            may_poll=self.sleeper.may_poll,
         )
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -343,6 +363,8 @@ class Engine:
                 group.create_task(self.sweep.run(), name="progress sweep"),
                 group.create_task(self.budget.run(), name="budget of bytes"),
                 group.create_task(self._evictor.run(), name="eviction"),
+                group.create_task(self.sleeper.run(), name="sleep"),
+                group.create_task(self._compactor.run(), name="compaction"),
             ]
             reading = group.create_task(self._read(inherited), name="intake")
             stopped = group.create_task(stopping.wait(), name="stop")
@@ -630,6 +652,7 @@ class Engine:
             acknowledge=self._settings.acknowledge,
             not_active="" if health.state == "active" else health.reason,
             phase="" if report is None else report.phase,
+            asleep_s=self.sleeper.asleep_s,
             link_down_s=now - self._link_since,
             receiver_silent_s=0.0 if beat is None else max(0.0, now - beat.at_s),
             error="" if report is None else report.error,
@@ -670,6 +693,40 @@ class Engine:
             next="" if verdict is None else NEXT[verdict.action],
         )
 
+    # --- sleep -------------------------------------------------------------------------------------------------------
+
+    def _is_still(self) -> bool:
+        """
+        Tell whether nobody would miss the connections.
+        """
+        report = self._receiver.read()
+        self._polls_before = self._watch.polls_count
+        return (
+            report is not None
+            and report.phase == ReceiverPhase.STREAMING.value
+            and self._health().state == "active"
+            and not self._is_draining
+            and self._tracker.pending_count == 0
+            and self.consumers.registry.creating_count == 0
+            and self.consumers.catalog.creating_count == 0
+            and not self.consumers.registry.is_any_behind
+            and self._admin_pool.in_use_count + self._snapshot_pool.in_use_count + self._budget_pool.in_use_count == 0
+        )
+
+    def _is_up_again(self) -> bool:
+        """
+        Tell whether the stream runs and the catalog was compared since the connections were closed.
+        """
+        report = self._receiver.read()
+        is_streaming = report is not None and report.phase == ReceiverPhase.STREAMING.value
+        return is_streaming and self._watch.polls_count > self._polls_before
+
+    async def rouse(self) -> None:
+        """
+        A request came: wake if we sleep.
+        """
+        await self.sleeper.rouse(ROUSE_S_MAX)
+
     # --- serving -----------------------------------------------------------------------------------------------------
 
     def _health(self) -> Health:
@@ -686,7 +743,7 @@ class Engine:
             return Health("starting", "shape data to be loaded", detail, last_seen)
         if self._intake.is_broken:
             return Health("starting", "integrety checks", "the relay log is damaged", last_seen)
-        return Health("active", "", detail, last_seen, self._unready)
+        return Health("active", "", detail, last_seen, self._unready, self.sleeper.is_asleep)
 
     def health(self) -> Health:
         """
@@ -765,6 +822,7 @@ class Engine:
             "owing_count": self._tracker.pending_count,
             "shed_count": registry.shed_count,
             "evicted_count": self._evictor.evicted_count,
+            "compacted_count": self._compactor.compacted_count,
             "replaced_consumer_count": registry.replaced_count,
             "resting": self._casualties.resting(),
             "accounting_defect_count": self.sweep.watch.defect_count,
@@ -792,6 +850,7 @@ class EngineSource:
         """
         See `ShapeSource.open`.
         """
+        await self._engine.rouse()
         return await self._engine.consumers.catalog.open(request)
 
     async def wait(self, handle: str, after: LogOffset) -> WaitReply:
@@ -816,12 +875,14 @@ class EngineSource:
         """
         See `ShapeSource.load_subset`.
         """
+        await self._engine.rouse()
         return await self._engine.subsets.load(question)
 
     async def remove(self, request: RemoveRequest) -> RemoveReply:
         """
         See `ShapeSource.remove`.
         """
+        await self._engine.rouse()
         return await self._engine.consumers.catalog.remove(request)
 
 

@@ -27,6 +27,7 @@ from penstock.replication.state import ReceiverPhase, ReceiverState
 from penstock.service.cells import BoardPublisher, ReceiverReport, RecordedBoundaryCell, clip, receiver_cell
 from penstock.service.lifecycle import RoleContext, WakePipe
 from penstock.service.settings import Settings
+from penstock.service.sleep import wish_cell
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -66,6 +67,9 @@ class Receiver:
         self._acknowledge: Final = Acknowledge(settings.acknowledge)
         self._recorded: Final = RecordedBoundaryCell(board)
         self._report: Final = receiver_cell(board)
+        self._wish: Final = wish_cell(board)
+        self._wake_self: Final = wake_self
+        self._is_resting = False
         self._state: ReceiverState | None = None
         self._failure: PenstockError | None = None
         self._has_ended: Final = threading.Event()
@@ -136,9 +140,16 @@ class Receiver:
 
     def look(self) -> None:
         """
-        The engine recorded something, or met damage: confirm, trim and begin a new segment by it.
+        The engine recorded something, or met damage: confirm, trim and begin a new segment by it. Or it wants us to
+        rest, or to go on.
         """
         self.writer.wake()
+        wish = self._wish.read()
+        is_resting = wish is not None and wish.is_asleep
+        if is_resting != self._is_resting:
+            self._is_resting = is_resting
+            self.client.rest(is_resting)
+            self._wake_self()
 
     def stop(self) -> None:
         """

@@ -79,6 +79,7 @@ class WalBudget:
         report: Callable[[], ReceiverReport | None],
         clock: Callable[[], float],
         poll_s: float = POLL_S,
+        may_poll: asyncio.Event | None = None,
     ) -> None:
         """
         Take what it looks at.
@@ -92,7 +93,9 @@ class WalBudget:
             report: what the receiver said last.
             clock: the one that dates debts.
             poll_s: how often it looks.
+            may_poll: looks wait until it is set; None for always.
         """
+        self._may_poll: Final = may_poll
         self._settings: Final = settings
         self._pool: Final = pool
         self._tracker: Final = tracker
@@ -112,6 +115,8 @@ class WalBudget:
         Look, until cancelled.
         """
         while True:
+            if self._may_poll is not None:
+                await self._may_poll.wait()
             await self.look()
             await asyncio.sleep(self._poll_s)
 

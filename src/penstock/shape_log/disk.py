@@ -102,6 +102,12 @@ class Disk(Protocol):
         """
         ...
 
+    def remove_file(self, path: str) -> None:
+        """
+        Delete a file; it may be gone already.
+        """
+        ...
+
 
 def as_log_error(cause: OSError, doing: str) -> LogError:
     """
@@ -228,3 +234,9 @@ class PosixDisk:
         """
         with suppress(FileNotFoundError):
             shutil.rmtree(path)
+
+    def remove_file(self, path: str) -> None:
+        """
+        Delete a file; it may be gone already.
+        """
+        Path(path).unlink(missing_ok=True)

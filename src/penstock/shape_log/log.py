@@ -31,6 +31,8 @@ from typing import Final, TypeVar
 
 from penstock.errors import CorruptLogError, ShapeError
 from penstock.postgres.lsn import CommitLsn, EndLsn
+from penstock.shape_log.compaction import KEPT_CHUNKS_COUNT, Compaction, data_name
+from penstock.shape_log.compactor import CompactJob, SourceChunk, find_start_compacted, verify_chunk
 from penstock.shape_log.disk import Disk, as_log_error
 from penstock.shape_log.pool import DiskPool
 from penstock.shape_log.reader import find_start, verify
@@ -86,9 +88,12 @@ class FileShapeLog:
         "_chunk_bytes_max",
         "_chunks",
         "_committed",
+        "_compaction",
         "_folder",
         "_generation",
         "_has_failed",
+        "_is_compacting_now",
+        "_is_compaction_verified",
         "_is_cut_needed",
         "_is_settling",
         "_last",
@@ -103,9 +108,20 @@ class FileShapeLog:
         "_written",
         "handle",
         "incarnation",
+        "is_compacting",
+        "is_given_up",
     )
 
-    def __init__(self, folder: LogFolder, path: str, handle: str, incarnation: int, chunk_bytes_max: int) -> None:
+    def __init__(
+        self,
+        folder: LogFolder,
+        path: str,
+        handle: str,
+        incarnation: int,
+        chunk_bytes_max: int,
+        *,
+        is_compacting: bool = False,
+    ) -> None:
         """
         Stand for a new log whose files hold their headers and nothing else.
 
@@ -115,8 +131,14 @@ class FileShapeLog:
             handle: the name clients know it by.
             incarnation: the number that is never used again.
             chunk_bytes_max: the threshold at which chunks close.
+            is_compacting: whether it may be compacted.
         """
         self.incarnation = incarnation
+        self.is_compacting = is_compacting
+        self.is_given_up = False
+        self._compaction: Compaction | None = None
+        self._is_compacting_now = False
+        self._is_compaction_verified: set[int] = set()
         self.handle = handle
         self._folder: Final = folder
         self._path: Final = path
@@ -150,6 +172,8 @@ class FileShapeLog:
         self._last = found.end.last
         if found.aligned is not None:
             self._committed = self._settled = (CommitLsn(found.aligned[0]), EndLsn(found.aligned[1]))
+        self.is_compacting = found.is_compacting
+        self._compaction = found.compaction
         # Snapshot chunks count from 0, log chunks and the open one behind them downwards from -1.
         self._unverified = {*range(len(found.snapshot_ends)), *range(-1 - len(found.chunks), 0)}
 
@@ -262,6 +286,7 @@ class FileShapeLog:
         """
         Tell whoever waits for a snapshot chunk that there will be no more.
         """
+        self.is_given_up = True
         if self._snapshot is _Snapshot.RUNNING:
             self._snapshot = _Snapshot.FAILED
             self._snapshot_error = error
@@ -360,6 +385,50 @@ class FileShapeLog:
         self._tail.drop(past)
         self._settle_nothing()
 
+    # --- compacting, called by the store -----------------------------------------------------------------------------
+
+    def begin_compaction(self, window_bytes_max: int) -> CompactJob | None:
+        """
+        Tell what can be compacted now; None when there is nothing, or it is under way.
+
+        What is durable as whole transactions only, and not the latest closed chunks, which live readers are about to
+        read.
+        """
+        before = self._compaction
+        done = 0 if before is None else before.source_chunks_count
+        count = min(len(self._chunks), self._aligned.chunks_count) - KEPT_CHUNKS_COUNT
+        if not self.is_compacting or self._is_compacting_now or self._has_failed or self.is_given_up or count <= done:
+            return None
+        self._is_compacting_now = True
+        chunks = self._chunks
+        return CompactJob(
+            folder=self._full_path,
+            incarnation=self.incarnation,
+            chunk_bytes_max=self._chunk_bytes_max,
+            before=before,
+            chunks=tuple(
+                SourceChunk(
+                    self._chunk_start_byte(chunk),
+                    chunks.end_byte(chunk),
+                    chunks.records_count(chunk - 1) if chunk else len(self._snapshot_ends) + 1,
+                    chunks.records_count(chunk),
+                )
+                for chunk in range(done, count)
+            ),
+            source_chunks_count=count,
+            window_bytes_max=window_bytes_max,
+            is_given_up=lambda: self.is_given_up,
+        )
+
+    def finish_compaction(self, compaction: Compaction | None) -> None:
+        """
+        Send readers to a new compaction from now on; None when nothing came of it.
+        """
+        self._is_compacting_now = False
+        if compaction is not None:
+            self._compaction = compaction
+            self._is_compaction_verified = set(range(len(compaction)))
+
     # --- within ------------------------------------------------------------------------------------------------------
 
     @property
@@ -412,7 +481,25 @@ class FileShapeLog:
         await self._verify_once(chunk, chunk, chunk + 1)
         return LogRange(chunk_end=snapshot_chunk_end(chunk), last=self._last, pieces=(piece,))
 
+    async def _read_compacted(self, compaction: Compaction, after: LogOffset) -> LogRange:
+        chunk = compaction.find(after)
+        disk, folder = self._folder.disk, self._full_path
+        if chunk not in self._is_compaction_verified:
+            await self._look_up(lambda: verify_chunk(disk, folder, compaction, chunk))
+            if compaction is self._compaction:
+                self._is_compaction_verified.add(chunk)
+        start = compaction.chunk_start_byte(chunk)
+        if after > (compaction.chunk_last(chunk - 1) if chunk else SNAPSHOT_END):
+            start = await self._look_up(lambda: find_start_compacted(disk, folder, compaction, chunk, after))
+        piece = FilePiece(
+            f"{self._path}/{data_name(compaction.number)}", start, compaction.chunk_end_byte(chunk) - start
+        )
+        return LogRange(compaction.chunk_last(chunk), self._last, (piece,))
+
     async def _read_files(self, after: LogOffset) -> LogRange:
+        compaction = self._compaction
+        if compaction is not None and after < compaction.last:
+            return await self._read_compacted(compaction, after)
         chunk = self._chunks.find(after)
         chunk_start_byte = self._chunk_start_byte(chunk)
         from_record = self._chunks.records_count(chunk - 1) if chunk else len(self._snapshot_ends) + 1

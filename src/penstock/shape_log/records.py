@@ -104,13 +104,20 @@ class IndexRecord(NamedTuple):
         return self.start_byte + self.bytes_count
 
 
-def encode_header(magic: bytes, incarnation: int, chunk_bytes_max: int) -> bytes:
+def encode_header(magic: bytes, incarnation: int, chunk_bytes_max: int, *, is_compacting: bool = False) -> bytes:
     """
     Give the first bytes of a file.
     """
     assert len(magic) == len(DATA_MAGIC)
-    body = _HEADER.pack(magic, FORMAT_VERSION, 0, incarnation, chunk_bytes_max, 0)[: -_CRC.size]
+    body = _HEADER.pack(magic, FORMAT_VERSION, int(is_compacting), incarnation, chunk_bytes_max, 0)[: -_CRC.size]
     return body + _CRC.pack(zlib.crc32(body))
+
+
+def tells_compacting(header: bytes) -> bool:
+    """
+    Tell whether the log that begins with this verified header may be compacted.
+    """
+    return bool(_HEADER.unpack_from(header)[2])
 
 
 def check_header(data: bytes, magic: bytes, incarnation: int, chunk_bytes_max: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from penstock.errors import CorruptLogError, DecodeError
+from penstock.shape_log.compaction import Compaction
 from penstock.shape_log.records import (
     HEADER_BYTES,
     INDEX_MAGIC,
@@ -117,6 +118,8 @@ class Recovered(NamedTuple):
         end: where the files are to be cut.
         open_chunk_bytes: length of the elements in the chunk that is not closed, without commas.
         aligned: commit LSN and end of the last transaction, as numbers; None when there are no changes.
+        is_compacting: whether the log may be compacted.
+        compaction: the compaction that counts; None without one.
     """
 
     snapshot_ends: array[int]
@@ -124,6 +127,8 @@ class Recovered(NamedTuple):
     end: FileEnd
     open_chunk_bytes: int
     aligned: tuple[int, int] | None
+    is_compacting: bool = False
+    compaction: Compaction | None = None
 
 
 def survey(index: bytes, incarnation: int, chunk_bytes_max: int) -> list[IndexRecord]:

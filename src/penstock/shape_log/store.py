@@ -24,10 +24,11 @@ from typing import Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from penstock.errors import ShapeError, SyncFailedError
+from penstock.shape_log.compaction import WINDOW_BYTES_MAX, Compaction
+from penstock.shape_log.compactor import compact, recover_compacted
 from penstock.shape_log.disk import Disk, PosixDisk, as_log_error
 from penstock.shape_log.log import FileShapeLog, LogFolder
 from penstock.shape_log.pool import DiskPool
-from penstock.shape_log.reader import recover
 from penstock.shape_log.records import DATA_NAME, SettleOutcome
 from penstock.shape_log.writer import SettleJob, SettleResult, create_files, settle
 from penstock.shapes.offset import LogOffset
@@ -69,6 +70,7 @@ class FileShapeLogStore:
         replaced_threads_max: int = REPLACED_THREADS_MAX,
         settle_timeout_s: float = SETTLE_TIMEOUT_S,
         open_part_bytes_max: int = OPEN_PART_BYTES_MAX,
+        compaction_window_bytes: int = WINDOW_BYTES_MAX,
     ) -> None:
         """
         Keep the shape logs of this data folder; nothing is touched yet.
@@ -81,6 +83,7 @@ class FileShapeLogStore:
             replaced_threads_max: how many hanging threads are replaced, of each kind.
             settle_timeout_s: after how long a write or sync counts as hanging.
             open_part_bytes_max: how much of an incomplete transaction a log keeps in memory through a settle.
+            compaction_window_bytes: how much of a log a compaction holds in memory.
         """
         self._root: Final = str(data_folder)
         self._disk: Final = disk or PosixDisk()
@@ -106,21 +109,35 @@ class FileShapeLogStore:
             writers=self._writers,
             open_part_bytes_max=open_part_bytes_max,
         )
+        self._compactor: Final = DiskPool(
+            "shape-log-compactor", threads_max=1, replaced_max=0, deadline_s=settle_timeout_s
+        )
+        self._compaction_window_bytes: Final = compaction_window_bytes
+        self._compacting: Final[dict[int, asyncio.Future[Compaction | None]]] = {}
         self._logs: Final[WeakValueDictionary[int, FileShapeLog]] = WeakValueDictionary()
         self._in_flight: Final[dict[int, asyncio.Future[SettleResult]]] = {}
 
-    async def create(self, handle: str, incarnation: int, chunk_bytes_max: int) -> FileShapeLog:
+    async def create(
+        self, handle: str, incarnation: int, chunk_bytes_max: int, *, is_compacting: bool = False
+    ) -> FileShapeLog:
         """
-        Make the folder of a new incarnation.
+        Make the folder of a new incarnation, whose log may be compacted or not.
 
         Raises:
             DiskFullError: no space.
             SyncFailedError: the disk refused otherwise.
         """
         path = self._path(handle, incarnation)
-        call = partial(create_files, self._disk, f"{self._root}/{path}", incarnation, chunk_bytes_max)
+        call = partial(
+            create_files,
+            self._disk,
+            f"{self._root}/{path}",
+            incarnation,
+            chunk_bytes_max,
+            is_compacting=is_compacting,
+        )
         await self._run(self._writers, incarnation, call, "creating a shape log")
-        log = FileShapeLog(self._folder, path, handle, incarnation, chunk_bytes_max)
+        log = FileShapeLog(self._folder, path, handle, incarnation, chunk_bytes_max, is_compacting=is_compacting)
         self._logs[incarnation] = log
         return log
 
@@ -138,8 +155,12 @@ class FileShapeLogStore:
             await asyncio.wait([writing], timeout=self._writers.deadline_s)
             if not writing.done():
                 raise SyncFailedError("a write to these files has not returned")
+        compacting = self._compacting.get(incarnation)
+        if compacting is not None:
+            # What it writes would be taken for the leavings of a crash.
+            await asyncio.wait([compacting])
         path = self._path(handle, incarnation)
-        call = partial(recover, self._disk, f"{self._root}/{path}", incarnation, chunk_bytes_max, settled)
+        call = partial(recover_compacted, self._disk, f"{self._root}/{path}", incarnation, chunk_bytes_max, settled)
         found = await self._run(self._writers, incarnation, call, "loading a shape log")
         log = FileShapeLog(self._folder, path, handle, incarnation, chunk_bytes_max)
         log.take_over(found)
@@ -172,6 +193,33 @@ class FileShapeLogStore:
                 is_ours = future.exception() is not None
                 outcomes[incarnation] = SettleOutcome.FAILED if is_ours else future.result().outcome
         return outcomes
+
+    async def compact_log(self, log: _Numbered) -> bool:
+        """
+        Compact what can be compacted of a log now; tells whether anything was.
+
+        Raises:
+            CorruptLogError: its files do not verify.
+            LogError: the disk refused; the log is as it was.
+        """
+        assert isinstance(log, FileShapeLog), "another store's log"
+        job = log.begin_compaction(self._compaction_window_bytes)
+        if job is None:
+            return False
+        future = self._compactor.submit(log.incarnation, partial(compact, self._disk, job))
+        self._compacting[log.incarnation] = future
+        compaction: Compaction | None = None
+        try:
+            compaction = await asyncio.shield(future)
+        except FileNotFoundError:
+            return False  # given up meanwhile: its folder has another name
+        except OSError as cause:
+            raise as_log_error(cause, "compacting a shape log") from cause
+        finally:
+            if future.done():
+                self._compacting.pop(log.incarnation, None)
+            log.finish_compaction(compaction)
+        return compaction is not None
 
     def hung(self) -> list[int]:
         """
@@ -239,7 +287,7 @@ class FileShapeLogStore:
         """
         End the threads when they have done what they were given.
         """
-        for pool in (self._writers, self._readers, self._sweeper):
+        for pool in (self._writers, self._readers, self._sweeper, self._compactor):
             pool.close()
 
     def _start(self, log: FileShapeLog, job: SettleJob) -> asyncio.Future[SettleResult]:

@@ -39,14 +39,16 @@ from penstock.shape_log.tail import TailPart
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset, snapshot_chunk_end
 
 
-def create_files(disk: Disk, folder: str, incarnation: int, chunk_bytes_max: int) -> None:
+def create_files(
+    disk: Disk, folder: str, incarnation: int, chunk_bytes_max: int, *, is_compacting: bool = False
+) -> None:
     """
     Make the folder of a new log and its two files. Nothing is durable yet: nobody counts on the log before its snapshot.
     """
     disk.make_folder(folder)
     for name, magic in ((DATA_NAME, DATA_MAGIC), (INDEX_NAME, INDEX_MAGIC)):
         with closing(disk.open(f"{folder}/{name}", is_new=True)) as file:
-            file.write(0, encode_header(magic, incarnation, chunk_bytes_max))
+            file.write(0, encode_header(magic, incarnation, chunk_bytes_max, is_compacting=is_compacting))
 
 
 class ClosedChunk(NamedTuple):

@@ -84,6 +84,7 @@ class ShapeRequest(msgspec.Struct, frozen=True):
         replica: how much updates and deletes carry.
         log: whether the log begins with the rows.
         is_live: whether the client waits for more.
+        is_compacting: whether the log may be compacted, if this request makes the shape; not part of what the shape is.
     """
 
     table: str
@@ -96,6 +97,7 @@ class ShapeRequest(msgspec.Struct, frozen=True):
     replica: Replica = Replica.DEFAULT
     log: LogMode = LogMode.FULL
     is_live: bool = False
+    is_compacting: bool = False
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
@@ -220,6 +222,7 @@ class Health(msgspec.Struct, frozen=True):
         detail: what is known about why, empty when nothing is.
         last_seen_lsn: as in `Opened`.
         unready: why new clients should be sent elsewhere although it is active; empty when they should not.
+        is_asleep: whether it has closed its connections until the next request.
     """
 
     state: str
@@ -227,3 +230,4 @@ class Health(msgspec.Struct, frozen=True):
     detail: str = ""
     last_seen_lsn: int = 0
     unready: str = ""
+    is_asleep: bool = False
