@@ -224,6 +224,9 @@ class RelayLog:
     def _recover(self) -> None:
         disk = self._disk
         self._at_disk(disk.make_folder, self._folder)
+        # All that is synced below would be gone with the name of the folder itself. Whoever made it may have died before
+        # this, so it is done at every start.
+        self._at_disk(disk.sync_folder, self._folder.parent)
         self._remove_unfinished()
         numbers = epoch_numbers(self._at_disk(disk.names, self._folder))
         self._epoch_floor = max(numbers, default=0)
