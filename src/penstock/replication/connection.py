@@ -203,7 +203,11 @@ class ReplicationClient:
             link.start_streaming(start_command(self._names), timeout_s=settings.command_timeout_s)
             self._streaming_since = self._clock()
             self._state = replace(
-                self._state, received=identity.confirmed, confirmed=identity.confirmed, has_streamed=True
+                self._state,
+                received=identity.confirmed,
+                confirmed=identity.confirmed,
+                server_end=max(identity.confirmed, identity.flushed or identity.confirmed),
+                has_streamed=True,
             )
             self._enter(ReceiverPhase.STREAMING, "")
             _log.info(
@@ -270,6 +274,8 @@ class ReplicationClient:
         """
         Tell how far the stream is.
         """
+        # The server named its end when it introduced itself, before it named any in the stream.
+        server_end = max(server_end, self._state.server_end)
         self._tell(
             replace(self._state, received=received, confirmed=confirmed, server_end=server_end, is_paused=is_paused)
         )

@@ -167,6 +167,8 @@ class Engine:
         self._is_draining = False
         self._slices_count = 0
         self._unready = ""
+        self._level_at: int | None = None
+        self._is_level = settings.acknowledge == "relay"
         self._link_since = self._control_since = time.monotonic()
         self._black_box: Final = BlackBox(settings.data_dir)
         self._casualties: Final = Casualties(self._black_box, time.monotonic)
@@ -212,7 +214,7 @@ class Engine:
                 published=self._published_here,
                 open_source=self._open_source,
                 readiness=self,
-                is_replaying=lambda: not self._intake.is_caught_up,
+                is_replaying=self._is_replaying,
                 are_generated_published=lambda: self._are_generated_published,
                 unix_us=lambda: time.time_ns() // 1000,
                 clock=time.monotonic,
@@ -399,6 +401,23 @@ class Engine:
             return False
         # Whoever still owes (it is behind, or its disk hangs) will be fed again: that is no clean stop.
         return not settler.without_space and not settler.failed_together and self._tracker.pending_count == 0
+
+    def _is_replaying(self) -> bool:
+        """
+        Tell whether clients may have been served more by an engine before this one than this one has handled.
+
+        In `shapes` mode the relay log is not synced, so after a power cut that is not in it and comes from Postgres
+        again: all that the server had written by the time the receiver found it.
+        """
+        if not self._intake.is_caught_up:
+            return True
+        if self._is_level:
+            return False
+        report = self._receiver.read()
+        if self._level_at is None and report is not None and report.phase == ReceiverPhase.STREAMING.value:
+            self._level_at = report.server_end
+        self._is_level = self._level_at is not None and self._collector.last_seen_end.value >= self._level_at
+        return not self._is_level
 
     def wake(self) -> None:
         """
