@@ -50,6 +50,8 @@ In the words of the flush-accounting model; B is the boundary. `docs/flush-bound
 S1   Durable before released: every commit that ends at or below B is durable in every owing incarnation it
      concerns, or that incarnation was removed. Follows from 1, 2, 3 and S2 to S4.
 S2   No void without tombstone: only `handle_shape_removed` ends a debt unpaid; its caller has synced the tombstone.
+     An incarnation that is routed no more holds the boundary until then, whether or not it owes anything: a power cut
+     would bring it back without what was released meanwhile.
 S3   Register before deliver: the collector calls `handle_txn_fragment` before it publishes the parts.
 S4   Cover, not equality: `flushed >= owed` pays; both only grow.
 S5   Sole confirmer: this class confirms nothing; one component reads B.
@@ -109,7 +111,7 @@ class FlushTracker:
         """
         self._reset(boundary)
         self.stale_reports = 0
-        """Reports of incarnations that are not known (S7); a healthy system has few."""
+        """Reports of incarnations that are not known or given up (S7); a healthy system has few."""
         self.unknown_removals = 0
         """Removals of incarnations that are not known; a removal resumed after a restart makes some."""
 
@@ -129,6 +131,8 @@ class FlushTracker:
         self._added: dict[int, Entry] = {}
         # By owing incarnation: the end it reported ahead of the stream, 0 for none.
         self._owing: dict[int, int] = {}
+        # Those of them that get nothing more, and cannot pay any more either.
+        self._unrouted: set[int] = set()
         self._entries: dict[int, Entry] = {}
         self._by_flushed = GrowingKeyHeap(lambda entry: entry.flushed)
         self._by_age = GrowingKeyHeap(lambda entry: entry.since)
@@ -174,12 +178,30 @@ class FlushTracker:
         """
         if self._added.pop(incarnation, None) is not None:
             return
+        self._unrouted.discard(incarnation)
         if self._owing.pop(incarnation, None) is None:
             self.unknown_removals += 1
             return
         entry = self._entries.pop(incarnation, None)
         if entry is not None:
             self._end(entry)
+
+    def handle_shape_unrouted(self, incarnation: int, now: float) -> None:
+        """
+        Hold the boundary for an incarnation that gets nothing more and is not tombstoned yet; only its removal ends that.
+
+        Until then a power cut brings it back, and it would miss whatever is released meanwhile, also if it owes nothing
+        now.
+        """
+        if incarnation not in self._owing:
+            return
+        self._unrouted.add(incarnation)
+        if incarnation in self._entries:
+            return
+        entry = Entry(incarnation, max(self._seen_end.value, self._owing[incarnation]), now)
+        # It owes whatever comes after all that was seen.
+        entry.register(self._seen_commit.value + 1, None, now)
+        self._enter(entry)
 
     def is_owing(self, incarnation: int) -> bool:
         """
@@ -252,6 +274,9 @@ class FlushTracker:
         """
         Pay what is durable: all of the incarnation's commits up to and with this one, which ends at `end`.
         """
+        if incarnation in self._unrouted:
+            self.stale_reports += 1
+            return
         entry = self._entries.get(incarnation)
         if entry is None:
             if incarnation in self._owing:

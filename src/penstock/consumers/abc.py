@@ -40,7 +40,8 @@ class ShapeAccounts(Protocol):
 
     def unroute(self, incarnation: int) -> None:
         """
-        Deliver nothing more to the shape; what it owes it goes on owing. May be called while a delivery is under way.
+        Deliver nothing more to the shape; it goes on owing, and holds the flush boundary until it is removed, also if
+        it owed nothing. May be called while a delivery is under way.
         """
         ...
 

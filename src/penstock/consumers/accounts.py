@@ -54,9 +54,10 @@ class CollectorAccounts:
 
     def unroute(self, incarnation: int) -> None:
         """
-        Deliver nothing more to the shape.
+        Deliver nothing more to the shape, which holds the boundary until it is removed.
         """
         self._collector.unroute(incarnation)
+        self._tracker.handle_shape_unrouted(incarnation, self._clock())
 
     def remove_shape(self, incarnation: int) -> None:
         """

@@ -220,6 +220,31 @@ def test_a_transaction_whose_rest_is_lost_is_owed_until_it_is_covered() -> None:
     assert boundary(tracker) == 1_210
 
 
+def test_who_is_routed_no_more_holds_the_boundary_until_the_tombstone() -> None:
+    """Also one that owes nothing: a power cut brings it back, and what is released meanwhile it would miss."""
+    tracker = tracker_with(1, 2)
+    commit(tracker, 1_100, 1)
+    flushed(tracker, 1, 1_100)
+    tracker.handle_shape_unrouted(1, 5.0)
+    commit(tracker, 1_200)
+    assert boundary(tracker) == 1_110
+    flushed(tracker, 1, 1_200)
+    assert boundary(tracker) == 1_110, "no report ends it"
+    assert [(debt.incarnation, debt.since) for debt in tracker.oldest_debts(5)] == [(1, 5.0)]
+    tracker.handle_shape_removed(1)
+    assert boundary(tracker) == 1_210
+
+
+def test_only_who_owes_can_hold() -> None:
+    """A shape that a crash makes void anyway, or one that nobody knows, is let go at once."""
+    tracker = tracker_with()
+    tracker.handle_shape_added(3, 0.0)
+    tracker.handle_shape_unrouted(3, 0.0)
+    tracker.handle_shape_unrouted(4, 0.0)
+    commit(tracker, 1_100)
+    assert boundary(tracker) == 1_110
+
+
 def test_a_new_epoch_forgets_everything() -> None:
     """Debts, shapes and positions of the old one are gone; the boundary may be lower."""
     tracker = tracker_with(1)
