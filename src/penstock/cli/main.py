@@ -202,6 +202,58 @@ def doctor(ctx: click.Context, database_url: str, stream: str, slot: str | None,
     ctx.exit(run_doctor(database_url, slot_name=slot_name, publication_name=publication_name))
 
 
+@cli.command()
+@click.argument("database_url", envvar="DATABASE_URL", required=False)
+@click.option("--fault", "faults", metavar="NAME", multiple=True, help="Only this one; may be said several times.")
+@click.option("--mode", type=click.Choice(["relay", "shapes", "both"]), default="both", show_default=True)
+@click.option("--defaults", is_flag=True, help="With the deadlines of production, not a tenth of them: takes longer.")
+@click.option("--patience", type=click.FloatRange(1.0), default=1.0, help="Multiply the bounds, on a loaded machine.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--list", "is_list", is_flag=True, help="Say which faults there are, and end.")
+@click.option("--json", "output", flag_value="json", help="Print the table as JSON.")
+@click.option("--markdown", "output", flag_value="markdown", help="Print the table in Markdown.")
+@click.pass_context
+def torture(
+    ctx: click.Context,
+    database_url: str | None,
+    *,
+    faults: tuple[str, ...],
+    mode: str,
+    patience: float,
+    output: str | None,
+    defaults: bool,
+    yes: bool,
+    is_list: bool,
+) -> None:
+    """
+    Break a service of its own on your database in every way there is, and show what became of it.
+
+    Starts a throwaway service on the database, lets clients follow tables that it makes for this, stages one fault after
+    the other, and measures how much write-ahead log was held, for how long, who had to start over, and whether every
+    client has what the query gives. Makes a schema, a publication and a slot of its own and removes them at the end,
+    also after Ctrl-C; touches nothing else. Not for a database in production.
+
+    Exit status: 0 all promises were kept, 1 one was broken, 2 it could not be tried, 130 interrupted.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from penstock.cli import torture as command  # noqa: PLC0415
+
+    if is_list:
+        command.print_list(Console(highlight=False))
+        return
+    if not database_url:
+        raise click.UsageError("Missing argument 'DATABASE_URL'.")
+    specs = command.choose_faults(faults)
+    if not yes and not click.confirm(command.question(database_url), err=True):
+        raise Sentence("not confirmed, nothing was done")
+    ctx.exit(
+        command.run_torture(
+            database_url, specs, mode=mode, is_default=defaults, output=output or "table", patience=patience
+        )
+    )
+
+
 @cli.command(hidden=True)
 @click.argument("name", expose_value=False)
 @click.pass_context

@@ -1,0 +1,3 @@
+"""
+Trying the promise on a real database: real processes, real faults, and a table of what became of them.
+"""
