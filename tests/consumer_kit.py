@@ -421,20 +421,22 @@ class Control:
 
 class Facts:
     """
-    Every table is its own root.
+    No table is a partition.
     """
 
-    def root_of(self, relation_oid: int) -> int | None:
+    def ancestors_of(self, relation_oid: int) -> tuple[int, ...] | None:
         """
-        Itself.
+        None.
         """
-        return relation_oid
+        del relation_oid
+        return ()
 
-    async def find_root(self, relation_oid: int) -> int:
+    async def find_ancestors(self, relation_oid: int) -> tuple[int, ...]:
         """
-        Itself.
+        None.
         """
-        return relation_oid
+        del relation_oid
+        return ()
 
 
 class Source:

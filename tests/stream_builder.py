@@ -82,18 +82,21 @@ class RecordedFacts:
     roots: dict[int, int] = field(default_factory=dict)
     to_find: dict[int, int] = field(default_factory=dict)
 
-    def root_of(self, relation_oid: int) -> int | None:
+    def ancestors_of(self, relation_oid: int) -> tuple[int, ...] | None:
         """
         Answer what is recorded.
         """
-        return self.roots.get(relation_oid)
+        root = self.roots.get(relation_oid)
+        if root is None:
+            return None
+        return () if root == relation_oid else (root,)
 
-    async def find_root(self, relation_oid: int) -> int:
+    async def find_ancestors(self, relation_oid: int) -> tuple[int, ...]:
         """
         Record it.
         """
         self.roots[relation_oid] = self.to_find.get(relation_oid, relation_oid)
-        return self.roots[relation_oid]
+        return self.ancestors_of(relation_oid) or ()
 
 
 @dataclass

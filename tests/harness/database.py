@@ -5,7 +5,7 @@ What the suites on ordinary SQL connections share: pools, definitions, and waiti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -32,6 +32,54 @@ def define(table: Table, columns: tuple[str, ...] = (), **fields: Any) -> ShapeD
         is_explicit=bool(columns),
         **fields,
     )
+
+
+class FormsInMemory:
+    """
+    The part of `BarrierFacts` that is about forms and partitions.
+
+    Attributes:
+        forms: by table.
+        above: what lies above relations, by relation; what is to be found anew is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.forms: dict[int, str] = {}
+        self.above: dict[int, tuple[int, ...]] = {}
+
+    async def form(self, oid: int) -> str | None:
+        """
+        As the port says.
+        """
+        return self.forms.get(oid)
+
+    async def record_form(self, oid: int, form: str | None) -> None:
+        """
+        As the port says.
+        """
+        if form is None:
+            self.forms.pop(oid, None)
+        else:
+            self.forms[oid] = form
+
+    def partitions_of(self, oid: int) -> frozenset[int]:
+        """
+        As the port says.
+        """
+        return frozenset(relation for relation, above in self.above.items() if oid in above)
+
+    def is_elsewhere(self, partition: int, oid: int) -> bool:
+        """
+        As the port says.
+        """
+        return partition in self.above and oid not in self.above[partition]
+
+    async def find_again(self, oids: Collection[int]) -> None:
+        """
+        As the port says.
+        """
+        for oid in oids:
+            self.above.pop(oid, None)
 
 
 @asynccontextmanager

@@ -162,7 +162,9 @@ class ShapeStream:
         handle = headers.get("electric-handle")
         if offset is None or not handle:
             raise ClientError("the answer has no valid electric-offset and electric-handle: is a proxy removing them?")
-        if self._handle is not None and handle != self._handle:
+        # A request from the beginning may be answered by another shape than the one that was named after a rotation: its
+        # table may have changed once more.
+        if self._handle is not None and handle != self._handle and self._offset != BEFORE_ALL:
             raise ClientError(f"asked for handle {self._handle} and was answered with {handle}")
         if offset < self._offset:
             raise ClientError(f"the offset moved back from {self._offset} to {offset}")

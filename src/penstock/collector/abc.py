@@ -23,7 +23,7 @@ class RoutedChange:
     Attributes:
         operation: what happened.
         relation: describes the columns of the rows; the table the stream named, which may be a partition.
-        table_oid: the table of the shapes it is routed to: `relation`'s own, or the root above it.
+        table_oid: the table of the shapes it is routed to: `relation`'s own, or a partitioned table above it.
         op_position: place in its transaction.
         old: as in `replication.messages.Change`.
         new: as there.
@@ -88,7 +88,7 @@ class ConsumerDelivery(Protocol):
 
     def relation_seen(self, description: RelationDescription, table_oids: Sequence[int]) -> None:
         """
-        A description came into force; shapes on these tables (the relation's own and its root) may not survive it.
+        A description came into force; shapes on these tables (the relation's own and those above it) may not survive it.
         """
         ...
 
@@ -114,14 +114,14 @@ class CatalogFacts(Protocol):
     What must be asked of the database while a commit is processed; recorded durably before it is answered.
     """
 
-    def root_of(self, relation_oid: int) -> int | None:
+    def ancestors_of(self, relation_oid: int) -> tuple[int, ...] | None:
         """
-        Answer the recorded topmost partitioned table above a relation (its own oid for most); None when not known yet.
+        Answer the recorded partitioned tables above a relation (none for most); None when not known yet.
         """
         ...
 
-    async def find_root(self, relation_oid: int) -> int:
+    async def find_ancestors(self, relation_oid: int) -> tuple[int, ...]:
         """
-        Ask and record it; retried until the database answers. A relation that is gone is its own root.
+        Ask and record them; retried until the database answers. A relation that is gone has none.
         """
         ...

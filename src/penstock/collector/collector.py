@@ -184,7 +184,7 @@ class ShapeLogCollector:
 
     def missing_facts(self, events: Sequence[StreamEvent]) -> list[int]:
         """
-        Name the relations whose topmost table must be found before `handle` is called with these events.
+        Name the relations of which must be found what is above them before `handle` is called with these events.
 
         Ask again when they are found: shapes may have been added meanwhile.
         """
@@ -193,7 +193,7 @@ class ShapeLogCollector:
         missing: dict[int, None] = {}
         for event in events:
             for oid in self._relations_asked_about(event):
-                if self._facts.root_of(oid) is None:
+                if self._facts.ancestors_of(oid) is None:
                     missing[oid] = None
         return list(missing)
 
@@ -462,24 +462,24 @@ class ShapeLogCollector:
 
     def _tables_above(self, relation_oid: int) -> Sequence[int]:
         """
-        Give a relation's own oid and its root's, if it is another. Without shapes nobody is asked for roots.
+        Give a relation's own oid and those of the partitioned tables above it. Without shapes nobody is asked for them.
         """
         if not len(self._index):
             return (relation_oid,)
-        root = self._facts.root_of(relation_oid)
-        assert root is not None, "the shell finds what missing_facts names"
-        return (relation_oid,) if root == relation_oid else (relation_oid, root)
+        ancestors = self._facts.ancestors_of(relation_oid)
+        assert ancestors is not None, "the shell finds what missing_facts names"
+        return (relation_oid, *ancestors)
 
     def _tables_around(self, relation_oid: int) -> list[int]:
         """
-        Give the tables with shapes whose rows a truncate of a relation may take away: itself, its root, its partitions.
+        Give the tables with shapes whose rows a truncate of a relation may take away: itself, above it, below it.
         """
         index = self._index
         around = [table for table in self._tables_above(relation_oid) if index.has_table(table)]
         around += [
             table
             for table in index.tables()
-            if table != relation_oid and self._facts.root_of(table) == relation_oid and table not in around
+            if relation_oid in (self._facts.ancestors_of(table) or ()) and table not in around
         ]
         return around
 

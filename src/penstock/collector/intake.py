@@ -58,7 +58,7 @@ class Intake:
         *,
         published: Callable[[], PublishedEnd | None],
         open_epoch: Callable[[PublishedEnd], Awaitable[RelaySource]],
-        find_root: Callable[[int], Awaitable[object]],
+        find_ancestors: Callable[[int], Awaitable[object]],
         on_broken: Callable[[CorruptLogError | DecodeError], Awaitable[None]],
         on_slice: Callable[[float], None],
         may_read: asyncio.Event | None = None,
@@ -72,7 +72,7 @@ class Intake:
             published: reads the published end; None while there is none.
             open_epoch: called at the first published end and whenever its epoch is another one; compares it with the
                 epoch of the shapes, rotates them if it differs, and answers the log of that epoch at the right place.
-            find_root: finds and records the topmost table of a relation.
+            find_ancestors: finds and records the partitioned tables above a relation.
             on_broken: the log is corrupt or cannot be decoded: all shapes are to be given up before it returns. Called
                 again with the same error when decoding goes on.
             on_slice: called with the time after each slice, and at least every `POLL_S` while there is nothing to do.
@@ -82,7 +82,7 @@ class Intake:
         self._collector: Final = collector
         self._published: Final = published
         self._open_epoch: Final = open_epoch
-        self._find_root: Final = find_root
+        self._find_ancestors: Final = find_ancestors
         self._on_broken: Final = on_broken
         self._on_slice: Final = on_slice
         self._may_read: Final = may_read
@@ -172,7 +172,7 @@ class Intake:
         while missing := self._collector.missing_facts(events):
             asked = self._clock()
             for oid in missing:
-                await self._find_root(oid)
+                await self._find_ancestors(oid)
             waited += self._clock() - asked
         now = self._clock()
         self._collector.handle(events, now)

@@ -243,6 +243,8 @@ class ShapeCatalog:
         key = self._key_of.pop(entry.incarnation, None)
         if key is not None and self._current.get(key) is entry:
             del self._current[key]
+        # What ended it may be what became of its table, which whoever asks next should not be told from memory.
+        self._inspector.forget(entry.table_oid)
         self._release_if_unused(entry.table_oid)
 
     def _release_if_unused(self, table_oid: int) -> None:
@@ -289,8 +291,7 @@ class ShapeCatalog:
         entry = None if resolved is None else self._current.get(resolved.key)
         if entry is None or entry.condemned is not None:
             await self._wait_active()
-        resolved = await self._resolve(request)
-        entry, creation = await self._find_or_create(resolved, is_compacting=request.is_compacting)
+        resolved, entry, creation = await self._find_or_create(request)
         if request.handle is not None and request.handle != entry.handle:
             return Rotated(entry.handle)
         if creation is not None:
@@ -470,13 +471,13 @@ class ShapeCatalog:
 
     # --- making shapes -----------------------------------------------------------------------------------------------
 
-    async def _find_or_create(
-        self, resolved: Resolved, *, is_compacting: bool = False
-    ) -> tuple[ShapeEntry, _Creation | None]:
+    async def _find_or_create(self, request: ShapeRequest) -> tuple[Resolved, ShapeEntry, _Creation | None]:
         """
-        Give the current shape of a definition, and its creation if that is under way.
+        Give the current shape that a request means, and its creation if that is under way.
         """
         while True:
+            # Again after a wait: what ended the shape may be that the table is another one.
+            resolved = await self._resolve(request)
             entry = self._current.get(resolved.key)
             if entry is None or entry.condemned is None:
                 break
@@ -487,14 +488,14 @@ class ShapeCatalog:
                 raise RequestError(503, _CANNOT_CREATE, retry_after_s=1) from cause
         creation = self._creations.get(resolved.key)
         if entry is not None:
-            return entry, creation
+            return resolved, entry, creation
         if creation is None:
-            creation = self._begin_creation(resolved, is_compacting=is_compacting)
+            creation = self._begin_creation(resolved, is_compacting=request.is_compacting)
         await creation.revealed.wait()
         if creation.entry is None:
             _raise_error(creation)
         assert creation.entry is not None
-        return creation.entry, creation
+        return resolved, creation.entry, creation
 
     def _begin_creation(self, resolved: Resolved, *, is_compacting: bool) -> _Creation:
         if len(self._creations) >= self._limits.snapshot_count_max:

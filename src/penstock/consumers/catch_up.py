@@ -202,7 +202,7 @@ class CatchUp:
                 return True
             while missing := collector.missing_facts(events):
                 for oid in missing:
-                    await self._facts.find_root(oid)
+                    await self._facts.find_ancestors(oid)
             collector.handle(events, self._clock())
             self.slices_count += 1
             self._half_way_count += collector.is_half_way

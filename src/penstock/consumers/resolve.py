@@ -86,9 +86,14 @@ def resolve_shape(
     if request.where is not None:
         clause = compile_where(request.where, request.params, table.columns, facts)
         _check_readable(clause, generated)
+    columns = table.columns
+    if listed is not None:
+        # What becomes of other columns is no concern of this shape, nor of who it is.
+        wanted = {*selected, *keys, *(() if clause is None else clause.columns)}
+        columns = tuple(column for column in columns if column.name in wanted)
     definition = ShapeDefinition(
         table=table.id,
-        columns=shape_columns(table.columns),
+        columns=shape_columns(columns),
         key_columns=keys,
         has_primary_key=bool(table.pk_columns),
         selected=tuple(sorted(selected)),

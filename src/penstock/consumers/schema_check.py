@@ -69,7 +69,9 @@ def _check_identity(found: TableId, mine: TableId) -> str | None:
 
 
 def _check_columns(types: Mapping[str, _Type], definition: ShapeDefinition) -> str | None:
-    if not definition.is_explicit and len(types) != len(definition.columns):
+    # Without a primary key all columns name a row.
+    is_whole = not definition.is_explicit or not definition.has_primary_key
+    if is_whole and len(types) != len(definition.columns):
         return "number of columns changed"
     wanted = {*definition.selected, *definition.key_columns}
     if definition.basis is not None:

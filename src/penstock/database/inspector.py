@@ -18,7 +18,7 @@ from typing import Final
 from penstock.database.failures import DeadlineError, ServerRefusedError
 from penstock.database.pool import QUERY_S_MAX, ConnectionPool
 from penstock.database.queries import (
-    ROOT_OF,
+    ANCESTORS_OF,
     TABLE_BY_NAME,
     TABLE_BY_OID,
     database_facts,
@@ -136,20 +136,18 @@ class CatalogInspector:
         enums = parse_enums(await self._pool.query(ENUMS, [write_oids(sorted(oids))]))
         return replace(self._database, enums=enums, domains=domains)
 
-    async def find_root(self, oid: int) -> int:
+    async def find_ancestors(self, oid: int) -> tuple[int, ...]:
         """
-        Ask for the topmost partitioned table above a relation; its own oid when there is none or it is gone.
+        Ask for the partitioned tables above a relation, the nearest first; none when it is gone.
 
         Raises:
             ConnectionLostError: the database is away.
         """
         try:
-            rows = await self._pool.query(ROOT_OF, [str(oid)])
+            rows = await self._pool.query(ANCESTORS_OF, [str(oid)])
         except (ServerRefusedError, DeadlineError) as cause:
             raise ConnectionLostError(cause.message, sqlstate=cause.sqlstate) from cause
-        root = rows[0][0]
-        assert root is not None
-        return int(root)
+        return tuple(int(row[0]) for row in rows if row[0] is not None)
 
     async def refresh(self, oid: int) -> Table | None:
         """

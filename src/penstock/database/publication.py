@@ -33,16 +33,21 @@ import structlog
 
 from penstock.database.abc import BarrierFacts
 from penstock.database.failures import DATABASE_AWAY, TABLE_LOCKED, DeadlineError, ServerRefusedError, judge, refuse
+from penstock.database.forms import compare_forms, parse_form
 from penstock.database.pool import QUERY_S_MAX, ConnectionPool
 from penstock.database.queries import (
+    ARRIVED_WITH_ROWS,
     LISTED_TABLES,
     STILL_RUNNING,
     WRITERS,
     PublicationState,
+    add_to_publication,
     alter_publication,
     drop_from_publication,
+    identity_full,
     parse_publication_state,
     publication_state,
+    quote_identifier,
     write_oids,
 )
 from penstock.errors import PenstockError, RequestError, SourceError
@@ -85,7 +90,7 @@ class PublicationTables:
         name: str,
         facts: BarrierFacts,
         *,
-        on_lost: Callable[[int], Awaitable[None]],
+        on_lost: Callable[[int, str], Awaitable[None]],
         is_manual: bool = False,
         wait_s_max: float = WAIT_S_MAX,
     ) -> None:
@@ -96,7 +101,7 @@ class PublicationTables:
             pool: connections for catalog queries and DDL.
             name: the publication, which somebody else creates.
             facts: the record of passed barriers.
-            on_lost: gives up, durably, the shapes on a table whose changes were not published for a while.
+            on_lost: gives up, durably and for this reason, the shapes on a table of which the stream did not tell all.
             is_manual: whether tables are added by the operator; then nothing is altered, only verified.
             wait_s_max: how long a call of `ensure` waits.
         """
@@ -164,15 +169,34 @@ class PublicationTables:
             release.add_done_callback(lambda _: self._releases.pop(oid, None))
         await asyncio.shield(release)
 
-    async def observe(self, oid: int, membership: int | None) -> None:
+    async def observe(
+        self, oid: int, membership: int | None, form: str, partitions: frozenset[int] = frozenset()
+    ) -> None:
         """
-        Take note of a table's membership as the catalog has it, and act when it is not the recorded one.
+        Take note of a table's membership and form as the catalog has them, and act when they are not the recorded ones.
+
+        Args:
+            oid: the table.
+            membership: what makes it a member; None for none.
+            form: as the catalog has it.
+            partitions: those that were recorded before the catalog was asked.
+
+        Raises:
+            SourceError: the database is away, or refuses.
         """
         if oid in self._works or oid in self._releases:
             return
         passed = await self._facts.passed(oid)
         if passed is not None and passed != membership:
             await self._lose(oid)
+        elif passed is not None:
+            await self._compare_form(oid, form, partitions)
+
+    def partitions_of(self, oid: int) -> frozenset[int]:
+        """
+        Answer the partitions of a table that are recorded.
+        """
+        return self._facts.partitions_of(oid)
 
     def repair(self, table: Table) -> None:
         """
@@ -254,7 +278,10 @@ class PublicationTables:
         release = self._releases.get(table.oid)
         if release is not None:
             await asyncio.wait([release])
+        partitions = self._facts.partitions_of(table.oid)
         state = await self._read_checked_state(table)
+        # Before the barrier, so that whoever wrote to a partition before it was one has ended when a snapshot is taken.
+        await self._compare_form(table.oid, state.form, partitions)
         passed = await self._facts.passed(table.oid)
         if passed is not None and passed != state.membership:
             await self._lose(table.oid)
@@ -270,8 +297,39 @@ class PublicationTables:
         Give up the shapes on a table that was out of the publication; the record goes when that is durable.
         """
         _log.warning("a table was taken out of the publication: its shapes begin anew", oid=oid)
-        await self._on_lost(oid)
+        await self._on_lost(oid, "its table was not published for a while")
         await self._facts.record(oid, None)
+
+    async def _compare_form(self, oid: int, text: str, partitions: frozenset[int]) -> None:
+        """
+        Give up the shapes on a table whose rows became others without a word in the stream, and record its form.
+
+        The order: shapes given up, what lies above each partition found anew, form recorded. Whatever stops us in
+        between, all of it is done again.
+        """
+        recorded = await self._facts.form(oid)
+        if recorded == text and not partitions:
+            return
+        now = parse_form(text)
+        known = now if recorded is None else parse_form(recorded)
+        change = compare_forms(known, now, streamed=partitions)
+        reason = change.reason
+        if reason is None and change.gained and await self._have_arrived(oid, change.gained):
+            reason = "a table with rows became a partition"
+        if reason is not None:
+            _log.warning("a table changed its rows: its shapes begin anew", oid=oid, reason=reason)
+            await self._on_lost(oid, reason)
+        await self._facts.find_again(change.gained | change.lost)
+        if recorded != text:
+            await self._facts.record_form(oid, text)
+
+    async def _have_arrived(self, oid: int, gained: Collection[int]) -> bool:
+        """
+        Tell whether one of these partitions had rows, or brought any by the stream, before it was one.
+        """
+        if any(self._facts.is_elsewhere(partition, oid) for partition in gained):
+            return True
+        return bool(await self._pool.query(ARRIVED_WITH_ROWS, [write_oids(sorted(gained))]))
 
     async def _read_state(self, oid: int) -> PublicationState:
         """
@@ -296,6 +354,13 @@ class PublicationTables:
             )
         if state.table != table:
             raise _gone(table)
+        if state.is_via_root:
+            raise refuse(
+                503,
+                f'Publication "{self.name}" publishes changes of partitions as changes of their root, so that those of'
+                f" {place} cannot be told apart. Run: ALTER PUBLICATION {quote_identifier(self.name)} SET"
+                " (publish_via_partition_root = false)",
+            )
         if self._is_manual or not state.is_ours:
             reason = (
                 f"the {_MANUAL_SETTING} setting prevents {_NAME} from adding it"
@@ -304,9 +369,16 @@ class PublicationTables:
             )
             if state.membership is None:
                 missing = "is listed with a row filter or column list in" if state.is_narrowed else "is missing from"
-                raise refuse(503, f'Database table {place} {missing} the publication "{self.name}" and {reason}')
+                raise refuse(
+                    503,
+                    f'Database table {place} {missing} the publication "{self.name}" and {reason}.'
+                    f" Run: {add_to_publication(self.name, table, is_listed=state.is_narrowed)}",
+                )
             if state.weak:
-                raise refuse(503, f"Database table {place} does not have its replica identity set to FULL")
+                statements = "; ".join(map(identity_full, state.weak))
+                raise refuse(
+                    503, f"Database table {place} does not have its replica identity set to FULL. Run: {statements}"
+                )
         return state
 
     async def _alter(self, table: TableId, state: PublicationState) -> PublicationState:
@@ -358,6 +430,7 @@ class PublicationTables:
         if work is not None:
             await asyncio.wait([work])
         await self._facts.record(oid, None)
+        await self._facts.record_form(oid, None)
         self._asked_at.pop(oid, None)
         if self._is_manual:
             return

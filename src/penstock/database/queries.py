@@ -117,8 +117,11 @@ WHERE c.relkind IN ('r', 'p') AND d.columns IS NOT NULL
 TABLE_BY_NAME: Final = f"{_DESCRIPTION} AND n.nspname = $1 AND c.relname = $2"
 TABLE_BY_OID: Final = f"{_DESCRIPTION} AND c.oid = $1::oid"
 
-# The topmost partitioned table above a relation; its own oid when there is none or it is gone.
-ROOT_OF: Final = "SELECT COALESCE(pg_catalog.pg_partition_root($1::oid)::oid, $1::oid)::int8"
+# The partitioned tables above a relation, the nearest first.
+ANCESTORS_OF: Final = """
+  SELECT a.relid::oid::int8 FROM pg_catalog.pg_partition_ancestors($1::oid) WITH ORDINALITY a(relid, place)
+  WHERE a.relid::oid <> $1::oid ORDER BY a.place
+"""
 
 
 def database_facts(server_version: int) -> str:
@@ -189,6 +192,7 @@ _TREE: Final = """
     UNION ALL
     SELECT h.inhrelid FROM tree JOIN pg_catalog.pg_inherits h ON h.inhparent = tree.oid
       JOIN pg_catalog.pg_class child ON child.oid = h.inhrelid AND child.relispartition
+    WHERE NOT h.inhdetachpending
   )
 """
 
@@ -203,6 +207,52 @@ def _membership(server_version: int) -> str:
         (SELECT l.oid FROM ({_LISTED}) l WHERE NOT l.is_narrowed), {by_schema}, CASE WHEN p.puballtables THEN p.oid END
       )::int8
     """  # noqa: S608 - as above
+
+
+# What `forms.parse_form` reads: partitions below a table, labels and attributes of the types its columns are written with.
+# Types of users only, or the catalog's own would be looked through for every table.
+_FORM: Final = f"""
+  pg_catalog.json_build_array(
+    CASE WHEN c.relkind = 'p' THEN
+      ({_TREE} SELECT pg_catalog.json_agg(tree.oid::int8 ORDER BY tree.oid) FROM tree WHERE tree.oid <> c.oid) END,
+    (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(l.oid::int8, l.enumlabel) ORDER BY l.oid)
+      FROM pg_catalog.pg_enum l WHERE l.enumtypid = ANY (u.types)),
+    (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(f.attrelid::int8, f.attnum, f.atttypid::int8)
+        ORDER BY f.attrelid, f.attnum)
+      FROM pg_catalog.pg_type t JOIN pg_catalog.pg_attribute f ON f.attrelid = t.typrelid
+      WHERE t.oid = ANY (u.types) AND t.typtype = 'c' AND f.attnum > 0 AND NOT f.attisdropped)
+  )::text
+"""  # noqa: S608 - as above
+_FORM_TYPES: Final = """
+  LEFT JOIN LATERAL (
+    WITH RECURSIVE used(oid) AS (
+      SELECT a.atttypid FROM pg_catalog.pg_attribute a
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+      UNION
+      SELECT x.oid FROM used
+      JOIN pg_catalog.pg_type t ON t.oid = used.oid
+      CROSS JOIN LATERAL (
+        SELECT t.typelem UNION ALL SELECT t.typbasetype
+        UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid
+        UNION ALL SELECT f.atttypid FROM pg_catalog.pg_attribute f
+          WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped
+      ) x(oid) WHERE x.oid >= 16384
+    )
+    SELECT pg_catalog.array_agg(used.oid) AS types FROM used
+  ) u ON true
+"""
+
+# Of the partitions $1 those whose rows, if they have any, were not all told by the stream: made as a table of its own
+# (a column that was inherited from the start is still as old as the table's system columns, attaching writes it anew),
+# and with something in its file.
+ARRIVED_WITH_ROWS: Final = """
+  SELECT c.oid::int8 FROM pg_catalog.pg_class c
+  WHERE c.oid = ANY ($1::oid[])
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attribute s ON s.attrelid = a.attrelid
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attinhcount > 0 AND s.attnum = -6
+        AND a.xmin = s.xmin AND a.cmin = s.cmin)
+    AND pg_catalog.pg_relation_size(c.oid) > 0
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +270,8 @@ class PublicationState:
         is_narrowed: whether it is listed with a row filter or a column list.
         weak: it and its partitions that have not replica identity full.
         tree: oids of it and its partitions.
+        form: as `forms.parse_form` reads it.
+        is_via_root: whether changes of partitions are published as those of their root, and the table is one of them.
     """
 
     is_there: bool
@@ -231,6 +283,8 @@ class PublicationState:
     is_narrowed: bool = False
     weak: tuple[TableId, ...] = ()
     tree: tuple[int, ...] = ()
+    form: str = ""
+    is_via_root: bool = False
 
 
 def publication_state(server_version: int) -> str:
@@ -246,10 +300,12 @@ def publication_state(server_version: int) -> str:
         ({_TREE} SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
             k.oid::int8, kn.nspname, k.relname, k.relkind IN ('r', 'p') AND k.relreplident <> 'f') ORDER BY k.oid)
           FROM tree JOIN pg_catalog.pg_class k ON k.oid = tree.oid
-          JOIN pg_catalog.pg_namespace kn ON kn.oid = k.relnamespace)
+          JOIN pg_catalog.pg_namespace kn ON kn.oid = k.relnamespace),
+        {_FORM}, p.pubviaroot AND (c.relkind = 'p' OR c.relispartition)
       FROM pg_catalog.pg_publication p
       LEFT JOIN pg_catalog.pg_class c ON c.oid = $2::oid
       LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      {_FORM_TYPES}
       WHERE p.pubname = $1
     """  # noqa: S608 - as above
 
@@ -260,7 +316,7 @@ def parse_publication_state(rows: list[Row]) -> PublicationState:
     """
     if not rows:
         return PublicationState(is_there=False)
-    ours, publishes_all, generated, oid, schema, name, membership, narrowed, tree = rows[0]
+    ours, publishes_all, generated, oid, schema, name, membership, narrowed, tree, form, via_root = rows[0]
     relations = json.loads(tree) if tree and oid else []
     return PublicationState(
         is_there=True,
@@ -272,6 +328,8 @@ def parse_publication_state(rows: list[Row]) -> PublicationState:
         is_narrowed=narrowed == "t",
         weak=tuple(TableId(*relation[:3]) for relation in relations if relation[3]),
         tree=tuple(relation[0] for relation in relations),
+        form=form or "",
+        is_via_root=via_root == "t",
     )
 
 
@@ -293,7 +351,7 @@ def catalog_poll(server_version: int) -> str:
     Write the query that watches tables; its parameters are the publication's name and an array of oids.
 
     A row for each table that is there: oid, a digest of its description, membership (NULL for none), whether it and all
-    its partitions have replica identity full.
+    its partitions have replica identity full, its form.
     """
     is_full = f"""
       NOT EXISTS ({_TREE} SELECT FROM tree JOIN pg_catalog.pg_class k ON k.oid = tree.oid
@@ -301,10 +359,11 @@ def catalog_poll(server_version: int) -> str:
     """
     return f"""
       SELECT c.oid::int8, {_DIGEST}, {_membership(server_version)},
-        CASE c.relkind WHEN 'p' THEN {is_full} ELSE c.relreplident = 'f' END
+        CASE c.relkind WHEN 'p' THEN {is_full} ELSE c.relreplident = 'f' END, {_FORM}
       FROM pg_catalog.pg_class c
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $1
+      {_FORM_TYPES}
       WHERE c.oid = ANY ($2::oid[]) AND c.relkind IN ('r', 'p')
     """  # noqa: S608 - as above
 
@@ -344,16 +403,29 @@ def alter_publication(publication: str, state: PublicationState, *, lock_timeout
     partition, so all of them are altered, and the parent.
     """
     assert state.table is not None
-    target = f"ALTER PUBLICATION {quote_identifier(publication)}"
     statements = []
     if state.membership is None:
-        if state.is_narrowed:
-            statements.append(f"{target} DROP TABLE ONLY {quote_table(state.table)}")
-        statements.append(f"{target} ADD TABLE ONLY {quote_table(state.table)}")
-    statements += [f"ALTER TABLE ONLY {quote_table(table)} REPLICA IDENTITY FULL" for table in state.weak]
+        statements.append(add_to_publication(publication, state.table, is_listed=state.is_narrowed))
+    statements += [identity_full(table) for table in state.weak]
     if not statements:
         return None
     return _ddl(statements, lock_timeout_ms)
+
+
+def add_to_publication(publication: str, table: TableId, *, is_listed: bool) -> str:
+    """
+    Write the statements that make a table a member, whole; one that is listed in part leaves first.
+    """
+    target = f"ALTER PUBLICATION {quote_identifier(publication)}"
+    leave = f"{target} DROP TABLE ONLY {quote_table(table)}; " if is_listed else ""
+    return f"{leave}{target} ADD TABLE ONLY {quote_table(table)}"
+
+
+def identity_full(table: TableId) -> str:
+    """
+    Write the statement that makes Postgres send whole old rows.
+    """
+    return f"ALTER TABLE ONLY {quote_table(table)} REPLICA IDENTITY FULL"
 
 
 def drop_from_publication(publication: str, table: TableId, *, lock_timeout_ms: int) -> str:

@@ -134,6 +134,7 @@ class CatalogWatch:
             SourceError: the database is away, or refuses.
         """
         wanted = frozenset(self._tables())
+        partitions = {oid: self._publication.partitions_of(oid) for oid in wanted}
         async with self._pool.session() as session:
             bounds = parse_bounds(*await session.script(BOUNDS, timeout_s=QUERY_S_MAX))
             rows: list[Row] = []
@@ -155,8 +156,11 @@ class CatalogWatch:
             else:
                 self._digests[oid] = found[oid][1]
                 self._on_event(TableChanged(table))
-        for oid, (_, _, membership, is_identity_full) in found.items():
-            await self._publication.observe(oid, int(membership) if membership is not None else None)
+        for oid, (_, _, membership, is_identity_full, form) in found.items():
+            assert form is not None
+            await self._publication.observe(
+                oid, int(membership) if membership is not None else None, form, partitions[oid]
+            )
             if is_identity_full != "t":
                 await self._repair(oid)
         await self._clear(wanted)

@@ -187,7 +187,7 @@ class Engine:
         self._admin_pool = ConnectionPool(url, size=settings.admin_pool_size)
         self._snapshot_pool = ConnectionPool(pooled, size=settings.snapshot_pool_size)
         self._inspector = CatalogInspector(self._admin_pool)
-        self._facts = RecordedFacts(self._control, self._inspector.find_root)
+        self._facts = RecordedFacts(self._control, self._inspector.find_ancestors)
         self._publication = PublicationTables(
             self._admin_pool,
             settings.publication_name,
@@ -253,7 +253,7 @@ class Engine:
             self._collector,
             published=self._published.read,
             open_epoch=self._open_epoch,
-            find_root=self._facts.find_root,
+            find_ancestors=self._facts.find_ancestors,
             on_broken=self._on_broken,
             on_slice=self._on_intake_slice,
             may_read=self.consumers.settler.may_read,
@@ -570,10 +570,10 @@ class Engine:
             else:
                 return
 
-    async def _publication_lost(self, oid: int) -> None:
+    async def _publication_lost(self, oid: int, reason: str) -> None:
         registry = self.consumers.registry
         entries = registry.on_table(oid)
-        registry.condemn(entries, "its table was not published for a while")
+        registry.condemn(entries, reason)
         for entry in entries:
             await registry.wait_gone(entry)
 

@@ -1,5 +1,6 @@
 """
-What the database answered once and is remembered: the root of each partition, the publication barriers that were passed.
+What the database answered once and is remembered: what lies above each relation, the publication barriers that were
+passed, the forms of tables.
 
 Replay must not ask again, because the answer may be another one by then; so each answer is in the control store before
 anybody uses it. Facts are forgotten with their epoch. Shell.
@@ -8,7 +9,7 @@ anybody uses it. Facts are forgotten with their epoch. Shell.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 import structlog
@@ -20,6 +21,7 @@ _log: Final = structlog.get_logger(__name__)
 
 _ROOT: Final = "root"
 _BARRIER: Final = "barrier"
+_FORM: Final = "form"
 RETRY_S: Final = 0.5
 """How long to wait before the database is asked again."""
 
@@ -29,13 +31,14 @@ class RecordedFacts:
     Implements `penstock.collector.abc.CatalogFacts` and `penstock.database.abc.BarrierFacts` on the control store.
     """
 
-    def __init__(self, control: ControlStore, ask_root: Callable[[int], Awaitable[int]]) -> None:
+    def __init__(self, control: ControlStore, ask_ancestors: Callable[[int], Awaitable[tuple[int, ...]]]) -> None:
         """
-        Remember in `control`, ask for roots with `ask_root`.
+        Remember in `control`, ask what lies above a relation with `ask_ancestors`.
         """
         self._control: Final = control
-        self._ask_root: Final = ask_root
-        self._roots: dict[int, int] = {}
+        self._ask_ancestors: Final = ask_ancestors
+        self._ancestors: dict[int, tuple[int, ...]] = {}
+        self._forms: dict[int, str] = {}
         self._memberships: dict[int, int] = {}
         self.asking_count = 0
         """How many wait for an answer of the database."""
@@ -44,7 +47,8 @@ class RecordedFacts:
         """
         Take over what was recorded before.
         """
-        self._roots = {int(key): int(value) for (kind, key), value in facts.items() if kind == _ROOT}
+        self._ancestors = {int(key): _read(int(key), value) for (kind, key), value in facts.items() if kind == _ROOT}
+        self._forms = {int(key): value.decode() for (kind, key), value in facts.items() if kind == _FORM and value}
         self._memberships = {int(k): int(v) for (kind, k), v in facts.items() if kind == _BARRIER and v}
 
     def forget_all(self) -> None:
@@ -53,35 +57,74 @@ class RecordedFacts:
         """
         self.restore({})
 
-    def root_of(self, relation_oid: int) -> int | None:
+    def ancestors_of(self, relation_oid: int) -> tuple[int, ...] | None:
         """
-        See `CatalogFacts.root_of`.
+        See `CatalogFacts.ancestors_of`.
         """
-        return self._roots.get(relation_oid)
+        return self._ancestors.get(relation_oid)
 
-    async def find_root(self, relation_oid: int) -> int:
+    async def find_ancestors(self, relation_oid: int) -> tuple[int, ...]:
         """
-        See `CatalogFacts.find_root`.
+        See `CatalogFacts.find_ancestors`.
         """
         self.asking_count += 1
         try:
-            return await self._find_root(relation_oid)
+            return await self._find_ancestors(relation_oid)
         finally:
             self.asking_count -= 1
 
-    async def _find_root(self, relation_oid: int) -> int:
+    async def _find_ancestors(self, relation_oid: int) -> tuple[int, ...]:
         while True:
             try:
-                root = await self._ask_root(relation_oid)
-                await self._control.record_fact(_ROOT, str(relation_oid), str(root).encode())
+                ancestors = await self._ask_ancestors(relation_oid)
+                # The relation itself stands for "nothing above it".
+                text = ",".join(map(str, ancestors or (relation_oid,)))
+                await self._control.record_fact(_ROOT, str(relation_oid), text.encode())
             except PenstockError as error:
                 if error.policy is Policy.STOP:
                     raise
-                _log.warning("waiting to find the parent of a relation", oid=relation_oid, error=error.message)
+                _log.warning("waiting to find what is above a relation", oid=relation_oid, error=error.message)
                 await asyncio.sleep(RETRY_S)
             else:
-                self._roots[relation_oid] = root
-                return root
+                self._ancestors[relation_oid] = ancestors
+                return ancestors
+
+    def partitions_of(self, oid: int) -> frozenset[int]:
+        """
+        See `BarrierFacts.partitions_of`.
+        """
+        return frozenset(relation for relation, above in self._ancestors.items() if oid in above)
+
+    def is_elsewhere(self, partition: int, oid: int) -> bool:
+        """
+        See `BarrierFacts.is_elsewhere`.
+        """
+        above = self._ancestors.get(partition)
+        return above is not None and oid not in above
+
+    async def find_again(self, oids: Collection[int]) -> None:
+        """
+        See `BarrierFacts.find_again`.
+        """
+        for oid in oids:
+            if oid in self._ancestors:
+                await self.find_ancestors(oid)
+
+    async def form(self, oid: int) -> str | None:
+        """
+        See `BarrierFacts.form`.
+        """
+        return self._forms.get(oid)
+
+    async def record_form(self, oid: int, form: str | None) -> None:
+        """
+        See `BarrierFacts.record_form`.
+        """
+        await self._control.record_fact(_FORM, str(oid), b"" if form is None else form.encode())
+        if form is None:
+            self._forms.pop(oid, None)
+        else:
+            self._forms[oid] = form
 
     async def passed(self, oid: int) -> int | None:
         """
@@ -98,3 +141,7 @@ class RecordedFacts:
             self._memberships.pop(oid, None)
         else:
             self._memberships[oid] = membership
+
+
+def _read(oid: int, value: bytes) -> tuple[int, ...]:
+    return tuple(above for above in map(int, value.split(b",")) if above != oid)

@@ -358,7 +358,10 @@ DECLARATIONS: Final = (
     ),
     Declaration("eviction_interval_s", _D, "how often these two are looked at", at_least=0.1),
     Declaration(
-        "compaction_interval_s", _D, "how often, half as much more or less, logs that allow it are compacted", at_least=0.1
+        "compaction_interval_s",
+        _D,
+        "how often, half as much more or less, logs that allow it are compacted",
+        at_least=0.1,
     ),
     Declaration(
         "replication_idle_timeout_s",

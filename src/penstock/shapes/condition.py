@@ -153,7 +153,11 @@ def _facts(basis: ConditionBasis) -> DatabaseFacts:
         encoding=basis.encoding,
         is_byte_ordered=basis.is_byte_ordered,
         case=_case(basis.case),
-        enums={enum.oid: EnumType(enum.enum_oid, enum.schema, enum.name, enum.labels) for enum in basis.enums},
+        enums={
+            oid: EnumType(enum.enum_oid, enum.schema, enum.name, None)
+            for enum in basis.enums
+            for oid in (enum.oid, enum.enum_oid)
+        },
         domains=dict(basis.domains),
     )
 
@@ -184,7 +188,7 @@ def basis_of(clause: Clause, columns: Sequence[Column]) -> ConditionBasis:
         is_byte_ordered=facts.is_byte_ordered,
         case=know_letters(_encode_case(facts.case)) if facts.case and needs_letters(clause.normalised) else "",
         enums=tuple(
-            ConditionEnum(oid, enum.oid, enum.schema, enum.name, enum.labels)
+            ConditionEnum(oid, enum.oid, enum.schema, enum.name)
             for oid, enum in sorted(facts.enums.items())
             if oid in oids
         ),

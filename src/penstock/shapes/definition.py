@@ -68,21 +68,20 @@ class ConditionColumn(msgspec.Struct, frozen=True, array_like=True):
 
 class ConditionEnum(msgspec.Struct, frozen=True, array_like=True):
     """
-    An enum type among the columns of a condition.
+    An enum type among the columns of a condition. Its labels are not part of it: that the condition names only such was
+    seen to when it was understood, and which others there are is of no concern to it.
 
     Attributes:
         oid: of the column's type: the enum's, or that of its arrays.
         enum_oid: the enum's.
         schema: where the enum lives.
         name: its name.
-        labels: its labels.
     """
 
     oid: int
     enum_oid: int
     schema: str
     name: str
-    labels: tuple[str, ...]
 
 
 class ConditionBasis(msgspec.Struct, frozen=True, array_like=True):
@@ -112,7 +111,8 @@ class ShapeDefinition(msgspec.Struct, frozen=True):
 
     Attributes:
         table: the root table the client named.
-        columns: all columns of the table, in catalog order.
+        columns: the columns of the table that matter to the shape, in catalog order: all of them unless the client listed
+            some, else those and the ones in key and condition.
         key_columns: the columns that name a row, in key order (all columns when there is no primary key).
         has_primary_key: whether `key_columns` is a primary key.
         selected: names of the columns served, sorted.

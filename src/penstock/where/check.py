@@ -352,7 +352,9 @@ class Checker:
 
     def _check_labels(self, labels: Sequence[object], type_: str, at: int, complaint: str) -> None:
         known = self.facts.enums.get(int(type_.removeprefix("enum:")))
-        if known is None or not all(label is None or label in known.labels for label in labels):
+        if known is None:
+            raise reject_at(at, complaint, "An enum compares with its own labels")
+        if known.labels is not None and not all(label is None or label in known.labels for label in labels):
             raise reject_at(at, complaint, "An enum compares with its own labels")
 
     def coerce(self, node: Node, type_: str) -> Node:

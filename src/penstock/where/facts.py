@@ -22,13 +22,13 @@ class EnumType:
         oid: of the enum itself, not of its array type.
         schema: where it lives.
         name: its name.
-        labels: its labels; a literal must be one of them.
+        labels: its labels; a literal must be one of them. None when that was seen to before.
     """
 
     oid: int
     schema: str
     name: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

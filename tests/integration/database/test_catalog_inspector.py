@@ -64,9 +64,9 @@ def test_a_covering_key_has_only_its_key_columns(database: ThrowawayDatabase) ->
     asyncio.run(scenario())
 
 
-def test_finds_the_root_of_partitions(database: ThrowawayDatabase) -> None:
+def test_finds_what_lies_above_partitions(database: ThrowawayDatabase) -> None:
     """
-    The topmost partitioned table, through all levels; for anything else, also what is gone, its own oid.
+    The partitioned tables through all levels, the nearest first; for anything else, also what is gone, none.
     """
     database.execute(
         """
@@ -82,18 +82,20 @@ def test_finds_the_root_of_partitions(database: ThrowawayDatabase) -> None:
         async with connected(database.url) as pool:
             inspector = CatalogInspector(pool)
             root = await find(pool, "items")
+            middle = await find(pool, "items_1")
             leaf = await find(pool, "items_1_1")
             child = await find(pool, "child")
             assert root.is_partitioned
             assert root.root_oid == leaf.root_oid == root.id.oid
             assert child.root_oid == child.id.oid
             for oid, expected in [
-                (leaf.id.oid, root.id.oid),
-                (root.id.oid, root.id.oid),
-                (child.id.oid, child.id.oid),
-                (4_294_967_000, 4_294_967_000),
+                (leaf.id.oid, (middle.id.oid, root.id.oid)),
+                (middle.id.oid, (root.id.oid,)),
+                (root.id.oid, ()),
+                (child.id.oid, ()),
+                (4_294_967_000, ()),
             ]:
-                assert await inspector.find_root(oid) == expected
+                assert await inspector.find_ancestors(oid) == expected
 
     asyncio.run(scenario())
 
@@ -206,7 +208,7 @@ def test_what_is_known_outlives_the_connection() -> None:
                 with pytest.raises(ConnectionLostError):
                     await inspector.find_table("public", "others")
                 with pytest.raises(ConnectionLostError):
-                    await inspector.find_root(known.id.oid)
+                    await inspector.find_ancestors(known.id.oid)
                 await asyncio.to_thread(server.start)
 
         asyncio.run(scenario())

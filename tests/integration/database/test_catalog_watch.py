@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from harness.database import connected, until
+from harness.database import FormsInMemory, connected, until
 from penstock.database.inspector import CatalogInspector
 from penstock.database.publication import PublicationTables
 from penstock.database.watch import CatalogEvent, CatalogWatch, TableChanged, TableGone
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.postgres
 
 
 @dataclass
-class Watched:
+class Watched(FormsInMemory):
     """
     A watch and all that it tells; also the barrier facts of its publication.
     """
@@ -28,6 +28,7 @@ class Watched:
     events: list[CatalogEvent] = field(default_factory=list)
     bounds: list[SnapshotBounds] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     memberships: dict[int, int] = field(default_factory=dict)
 
     async def passed(self, oid: int) -> int | None:
@@ -45,11 +46,15 @@ class Watched:
         else:
             self.memberships[oid] = membership
 
-    async def lose(self, oid: int) -> None:
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    async def lose(self, oid: int, reason: str) -> None:
         """
         Take note of a lost table.
         """
         self.lost.append(oid)
+        self.reasons.append(reason)
 
     def take_events(self) -> list[CatalogEvent]:
         """

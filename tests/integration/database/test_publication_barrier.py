@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from harness.database import connected, find, until
+from harness.database import FormsInMemory, connected, find, until
 from penstock.database.pool import ConnectionPool
 from penstock.database.publication import PublicationTables
 from penstock.errors import RequestError
@@ -20,12 +20,13 @@ pytestmark = pytest.mark.postgres
 LOCKED = "Snapshot timed out while waiting for a table lock"
 
 
-class FactsInMemory:
+class FactsInMemory(FormsInMemory):
     """
     Barrier facts without a disk, in the order in which they were recorded.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.memberships: dict[int, int] = {}
         self.history: list[tuple[str, int]] = []
 
@@ -54,7 +55,8 @@ async def kept(
     The publication's tables, closed at the end. Lost tables go to the facts' history.
     """
 
-    async def on_lost(oid: int) -> None:
+    async def on_lost(oid: int, reason: str) -> None:
+        del reason
         facts.history.append(("lost", oid))
 
     tables = PublicationTables(pool, name, facts, on_lost=on_lost, **options)
@@ -390,12 +392,12 @@ def test_a_membership_ended_by_hand_is_noticed(database: ThrowawayDatabase, *, i
             table = await find(pool, "items")
             oid = table.id.oid
             await tables.ensure(table)
-            await tables.observe(oid, facts.memberships[oid])
+            await tables.observe(oid, facts.memberships[oid], facts.forms[oid])
             database.execute("ALTER PUBLICATION p DROP TABLE items; ALTER PUBLICATION p ADD TABLE items")
             if is_found_by_watch:
                 ((membership,),) = database.query("SELECT oid::int8 FROM pg_publication_rel")
-                await tables.observe(oid, membership)
-                await tables.observe(oid, membership)
+                await tables.observe(oid, membership, facts.forms[oid])
+                await tables.observe(oid, membership, facts.forms[oid])
             await tables.ensure(table)
             assert facts.history == [("passed", oid), ("lost", oid), ("forgotten", oid), ("passed", oid)]
 
@@ -452,10 +454,14 @@ def test_manual_publishing_says_what_is_missing(database: ThrowawayDatabase) -> 
             table = await find(pool, "items")
             assert await refusal(tables, table) == (
                 'Database table "public.items" is missing from the publication "p" and'
-                " the PENSTOCK_MANUAL_TABLE_PUBLISHING setting prevents Penstock from adding it"
+                " the PENSTOCK_MANUAL_TABLE_PUBLISHING setting prevents Penstock from adding it."
+                ' Run: ALTER PUBLICATION "p" ADD TABLE ONLY "public"."items"'
             )
             database.execute("ALTER PUBLICATION p ADD TABLE items")
-            message = 'Database table "public.items" does not have its replica identity set to FULL'
+            message = (
+                'Database table "public.items" does not have its replica identity set to FULL.'
+                ' Run: ALTER TABLE ONLY "public"."items" REPLICA IDENTITY FULL'
+            )
             assert await refusal(tables, table) == message
             database.execute("ALTER TABLE items REPLICA IDENTITY FULL")
             await tables.ensure(table)
@@ -481,7 +487,8 @@ def test_rights_that_are_missing_are_named(database: ThrowawayDatabase) -> None:
             table = await find(pool, "items")
             assert await refusal(tables, table) == (
                 'Database table "public.items" is missing from the publication "p" and'
-                " Penstock lacks privileges to add it"
+                " Penstock lacks privileges to add it."
+                ' Run: ALTER PUBLICATION "p" ADD TABLE ONLY "public"."items"'
             )
             database.execute(f'GRANT CREATE ON DATABASE "{database.name}" TO {role}')
             database.execute(f"ALTER PUBLICATION p OWNER TO {role}")

@@ -87,7 +87,7 @@ def test_every_commit_reaches_its_shapes_once_and_in_order(seed: int, tmp_path: 
         collector,
         published=lambda: published[-1] if published else None,
         open_epoch=open_epoch,
-        find_root=facts.find_root,
+        find_ancestors=facts.find_ancestors,
         on_broken=on_broken,
         on_slice=lambda _: None,
         clock=lambda: 0.0,

@@ -90,7 +90,7 @@ class Desk:
             self,
             published=lambda: self.published,
             open_epoch=self.open_epoch,
-            find_root=self.facts.find_root,
+            find_ancestors=self.facts.find_ancestors,
             on_broken=self.on_broken,
             on_slice=self.on_slice,
             may_read=self.may_read,

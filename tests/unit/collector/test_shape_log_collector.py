@@ -449,7 +449,7 @@ def test_missing_facts_are_named_before_they_are_needed(bench: Bench) -> None:
     assert bench.collector.missing_facts([stub]) == [31, ROOT]
     bench.facts.to_find = {PART_A: ROOT, PART_B: ROOT}
     for oid in bench.collector.missing_facts([*events, stub]):
-        asyncio.run(bench.facts.find_root(oid))
+        asyncio.run(bench.facts.find_ancestors(oid))
     assert bench.collector.missing_facts([*events, stub]) == []
     bench.collector.handle([*events, stub], 0.0)
     assert bench.delivery.told[0] == (1, 1_100, [0], 1_110)

@@ -18,14 +18,14 @@ from penstock.consumers.resolve import resolve_shape
 from penstock.consumers.schema_check import check_description
 from penstock.errors import InvalidShapeError
 from penstock.postgres.lsn import CommitLsn, EndLsn, InsertLsn
-from penstock.postgres.relation import StreamColumn
+from penstock.postgres.relation import Column, StreamColumn
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
 from penstock.replication.messages import Operation, Row
 from penstock.shapes.condition import condition_of, know_letters, letters_of
 from penstock.shapes.definition import Replica, ShapeDefinition, decode_definition
 from penstock.shapes.offset import BEFORE_ALL
 from penstock.shapes.reading import ShapeRequest
-from penstock.where.facts import NO_FACTS, CaseMapping
+from penstock.where.facts import NO_FACTS, CaseMapping, DatabaseFacts, EnumType
 
 BOUNDS = SnapshotBounds(Snapshot(10, 14, frozenset()), InsertLsn(1000))
 
@@ -263,3 +263,30 @@ def test_a_condition_that_is_refused_says_why(where: str, params: tuple[str, ...
     with pytest.raises(InvalidShapeError) as caught:
         shape(where, *params)
     assert (caught.value.field, caught.value.message) == ("where", message)
+
+
+@pytest.mark.parametrize("where", ["m = 'low'", "ms @> '{low}'", "'low' = ANY (ms) AND m IN ('low', 'it''s')"])
+def test_which_other_labels_an_enum_has_is_no_part_of_a_shape(where: str) -> None:
+    """
+    A definition with labels goes on from its stored form, on arrays alone too, and stays the same when a label is added.
+
+    Scenario F11.
+    """
+    table = replace_facts(
+        ITEMS,
+        columns=(
+            *ITEMS.columns,
+            Column("m", 16400, -1, "tone", is_enum=True),
+            Column("ms", 16399, -1, "tone", dims=1, is_enum=True),
+        ),
+    )
+
+    def define(*labels: str) -> ShapeDefinition:
+        tone = EnumType(16400, "public", "tone", labels)
+        facts = DatabaseFacts(enums={16400: tone, 16399: tone})
+        request = ShapeRequest("items", BEFORE_ALL, where=where)
+        return resolve_shape(request, table, are_generated_published=False, facts=facts)
+
+    before = define("low", "it's")
+    assert define("low", "it's", "lower") == before
+    assert condition_of(decode_definition(before.canonical())) is not None

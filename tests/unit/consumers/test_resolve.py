@@ -8,7 +8,7 @@ import pytest
 from consumer_kit import ITEMS
 from penstock.consumers.resolve import resolve_shape, resolve_table_name, unknown_table
 from penstock.errors import InvalidShapeError
-from penstock.postgres.relation import Table
+from penstock.postgres.relation import Column, Table
 from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.offset import BEFORE_ALL
 from penstock.shapes.reading import ShapeRequest
@@ -51,6 +51,24 @@ def test_listing_columns_makes_another_shape() -> None:
     assert resolve(columns=("title", "id")) == resolve(columns=("id", "title"))
     assert resolve(columns=("id", "title", "n", "body")) != resolve()
     assert resolve(columns=("id", "title", "n", "body")).is_explicit
+
+
+def test_columns_that_are_not_listed_are_no_part_of_a_shape() -> None:
+    """
+    A shape that lists its columns stays the same shape when the table gets another; one of all columns does not.
+
+    Scenario F11.
+    """
+    wider = replace(ITEMS, columns=(*ITEMS.columns, Column("more", 23, -1, "int4")))
+    for columns, where in ((("id", "n"), None), (("id",), "title = 'x'")):
+        request = ShapeRequest("items", BEFORE_ALL, columns=columns, where=where)
+        before = resolve_shape(request, ITEMS, are_generated_published=False)
+        assert resolve_shape(request, wider, are_generated_published=False) == before
+        assert {column.name for column in before.columns} == {"id", "n" if where is None else "title"}
+    whole = ShapeRequest("items", BEFORE_ALL)
+    assert resolve_shape(whole, wider, are_generated_published=False) != resolve_shape(
+        whole, ITEMS, are_generated_published=False
+    )
 
 
 def test_a_table_without_key_is_keyed_by_all_columns() -> None:

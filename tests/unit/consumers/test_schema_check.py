@@ -112,3 +112,14 @@ def test_a_default_or_nullability_is_no_reason() -> None:
         for column in ITEMS.columns
     )
     assert check_table(replace(ITEMS, columns=columns), WHOLE) is None
+
+
+def test_without_a_key_a_new_column_names_rows_too() -> None:
+    """
+    Two rows that differ in the new column alone would be one: also a shape that lists all columns begins anew.
+    """
+    keyless = msgspec.structs.replace(
+        WHOLE, key_columns=tuple(column.name for column in ITEMS.columns), has_primary_key=False, is_explicit=True
+    )
+    assert check_description(DESCRIPTION, keyless) is None
+    assert check_description(with_columns(*DESCRIPTION.columns, MORE), keyless) == "number of columns changed"

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from penstock.database.forms import TableForm, compare_forms, parse_form
+
+FORM = TableForm(frozenset({1, 2}), {10: "low", 11: "high"}, {20: [(1, 23), (2, 25)]})
+
+
+def test_reads_what_the_catalog_answers() -> None:
+    """
+    An ordinary table of ordinary types has nothing to tell.
+    """
+    assert parse_form("[null,null,null]") == TableForm(frozenset(), {}, {})
+    assert parse_form('[[1,2],[[10,"low"],[11,"high"]],[[20,1,23],[20,2,25]]]') == FORM
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        FORM,
+        TableForm(FORM.partitions, {**FORM.labels, 12: "higher"}, FORM.attributes),
+        TableForm(FORM.partitions, FORM.labels, {**FORM.attributes, 21: [(1, 23)]}),
+        TableForm(FORM.partitions, {}, {}),
+    ],
+)
+def test_what_no_row_knows_of_is_survived(now: TableForm) -> None:
+    """
+    A label more, and types that come and go with their columns, change no stored row.
+    """
+    assert compare_forms(FORM, now).reason is None
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        (TableForm(frozenset({1}), FORM.labels, FORM.attributes), "a partition was detached or dropped"),
+        (TableForm(FORM.partitions, {10: "lower", 11: "high"}, FORM.attributes), "a label of an enum was renamed"),
+        (TableForm(FORM.partitions, FORM.labels, {20: [(1, 23)]}), "a composite type was altered"),
+    ],
+)
+def test_what_changes_rows_without_a_word_is_not(now: TableForm, reason: str) -> None:
+    """
+    Rows that go with their partition, and values whose text becomes another, end the shapes.
+    """
+    assert compare_forms(FORM, now).reason == reason
+
+
+def test_partitions_that_come_are_told_apart_from_those_that_went() -> None:
+    """
+    One that the stream brought rows of and that was never seen in the catalog has gone; one not seen before has come.
+    """
+    grown = TableForm(frozenset({1, 2, 3}), FORM.labels, FORM.attributes)
+    assert compare_forms(FORM, grown, streamed={3}).gained == {3}
+    assert compare_forms(FORM, grown, streamed={3}).reason is None
+    short_lived = compare_forms(FORM, FORM, streamed={2, 4})
+    assert not short_lived.gained
+    assert short_lived.lost == {4}
+    assert short_lived.reason is not None
