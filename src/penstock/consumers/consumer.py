@@ -34,6 +34,7 @@ from penstock.consumers.abc import ShapeLog
 from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.projection import Rotate, Shared
+from penstock.errors import ShapeError
 from penstock.postgres.lsn import CommitLsn, EndLsn
 
 _CHANGE_OVERHEAD_BYTES: Final = 200
@@ -285,6 +286,9 @@ class Consumer:
         Args:
             parts: what this one failed to take, or a part of it.
             handler: a fresh one.
+
+        Raises:
+            ShapeError: something that waited says that the log ends.
         """
         log = self.log
         assert log is not None
@@ -296,6 +300,11 @@ class Consumer:
         other.missed = max(self.missed, self._open)
         for part in parts:
             other._miss(part)
+        for item in self._buffer:
+            if isinstance(item, RoutedPart):
+                other._miss(item)
+            elif (answer := handler.spoil(item.at, item.xid, item.reason)) is not None:
+                raise ShapeError(answer.reason)
         log.abandon_part()
         return other
 
@@ -313,10 +322,10 @@ class Consumer:
         if settled is not None and settled[0] > self.done:
             self.done, self.done_end = settled[0], max(settled[1], self.done_end)
             self._floor = self.done.value
-        buffer, self._buffer, self._buffer_bytes = self._buffer, [], 0
         self.state = ConsumerState.BEHIND if self.missed else ConsumerState.LIVE
         shared: Shared = {}
-        for item in buffer:
+        # The buffer is given up only when all of it was taken: what follows a failure is missed by the replacement.
+        for item in self._buffer:
             answer = (
                 handler.spoil(item.at, item.xid, item.reason)
                 if isinstance(item, _Spoil)
@@ -324,6 +333,7 @@ class Consumer:
             )
             if answer is not None:
                 return answer
+        self._buffer, self._buffer_bytes = [], 0
         return None
 
     def return_to_commit(self) -> None:
