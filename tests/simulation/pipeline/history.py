@@ -301,6 +301,8 @@ class History:
 
     def _control_moved(self, state: ControlState) -> None:
         before, self._before = self._before, state
+        if state.epoch != before.epoch:
+            self.note(f"epoch {state.epoch} begins at {state.boundary}: {state.epoch_reason}")
         if before.epoch is not None and state.epoch != before.epoch and not self.is_stranger_about:
             self.fail(f"a new epoch {state.epoch} has begun, and nobody touched the slot")
         if state.rows is before.rows and state.epoch == before.epoch:

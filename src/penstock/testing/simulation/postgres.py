@@ -344,6 +344,7 @@ class Session:
         self.is_finishing = False
         self.reason = ""
         self.cut_after: int | None = None
+        self.awaited: list[int] | None = None
         self._described: Final[set[int]] = set()
         self._next = 0
         self._unsent: Final[deque[bytes]] = deque()
@@ -696,6 +697,11 @@ def _answer(session: Session, sql: str) -> Answer | None:
     elif sql.startswith("CREATE_REPLICATION_SLOT"):
         if slot is not None:
             return ServerRefusal("42710", "the slot exists")
+        # Like the server, wait for whoever is writing; one that was decoded by nobody must be seen by every snapshot.
+        session.awaited = [*server.running] if session.awaited is None else session.awaited
+        if server.hidden or set(session.awaited) & set(server.running):
+            return None
+        server.reveal_all()
         server.write_elsewhere(56)
         point = EndLsn(server.flushed_lsn)
         server.slot = Slot(point, point)
