@@ -119,12 +119,13 @@ class VirtualInspector:
         await self._sql.round_trip()
         return NO_FACTS
 
-    async def find_root(self, oid: int) -> int:
+    async def find_ancestors(self, oid: int) -> tuple[int, ...]:
         """
-        Every table is its own root.
+        Nothing lies above any table.
         """
+        del oid
         await self._sql.round_trip()
-        return oid
+        return ()
 
     def forget(self, oid: int) -> None:
         """
