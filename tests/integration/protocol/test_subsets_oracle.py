@@ -90,7 +90,12 @@ async def test_subsets_and_the_log_together_equal_the_query(served: Served) -> N
                 browsing = [group.create_task(_browse(client, writing)) for client in clients]
             ((end,),) = served.database.query("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
             expected = {
-                str(row[0]): {"id": str(row[0]), "grp": str(row[1]), "v": row[2], "n": None if row[3] is None else str(row[3])}
+                str(row[0]): {
+                    "id": str(row[0]),
+                    "grp": str(row[1]),
+                    "v": row[2],
+                    "n": None if row[3] is None else str(row[3]),
+                }
                 for row in served.database.query("SELECT id, grp, v, n FROM tasks")
             }
             for client in clients:
