@@ -225,7 +225,7 @@ class _Snapshot:
     source: Snapshots
 
     async def blocks(self) -> AsyncIterator[bytes]:
-        names = [column.name for column in self.definition.columns]
+        names = [column.name for column in ITEMS.columns]
         for start in range(0, len(self.rows), 2):
             block = b""
             for values in self.rows[start : start + 2]:
