@@ -115,6 +115,8 @@ class Scenario:
     starts_with: tuple[int, ...] = (TABLE_A, TABLE_B)
     condemnable: tuple[int, ...] = (1,)
     watch: WatchLimits = WATCH
+    creates_at_once: bool = False
+    """Whether a shape may be made anew before the one before it is buried."""
     is_healthy: bool = False
     """Whether disks and consumers get on by themselves: then nobody may be suspected."""
 
@@ -284,6 +286,7 @@ class ModelLog:
         self.incarnation: Final = number
         self.handle: Final = f"h{number}"
         self.life: Final = life
+        self.is_compacting: Final = False
         self._engine: Final = engine
         self.tail = 0
         self.part = 0
@@ -840,7 +843,7 @@ class Engine:
         life = len(self.rows)
         number = life
         if self.parts.numbers_return:
-            number = next((row.number for row in self.rows if row.table == table), life)
+            number = next((row.number for row in self.rows[1:] if row.table == table), life)
         self.rows.append(Row(life, number, table, -1, "creating"))
         self.files.append(File())
         self.registry.create(cast("Any", ModelLog(self, life, number)), _DEFINITIONS[table])
@@ -1137,7 +1140,8 @@ class Explorer:
             yield self._step(world, "rest", _rest, budget=fewer)
         if budget.creates:
             fewer = budget._replace(creates=budget.creates - 1)
-            present = {row.table for row in world.rows if row.state != "gone"}
+            leaving = {shape[0] for shape in shapes if shape[4]} if self._scenario.creates_at_once else set()
+            present = {row.table for row in world.rows if row.state != "gone" and row.number not in leaving}
             for table in (TABLE_A, TABLE_B):
                 if table not in present:
                     yield self._step(world, f"create a shape on {table}", _calling(Engine.create, table), budget=fewer)

@@ -79,6 +79,9 @@ SCENARIOS: Final = {
     "lost report": Scenario(ONE_SHAPE, Budget(restarts=1, lost_reports=1), starts_with=(TABLE_A,)),
     "created": Scenario(TWO_FOR_ANOTHER, Budget(restarts=1, creates=1), starts_with=(TABLE_A,)),
     "created again": Scenario(ONE_SHAPE[:2], Budget(condemns=1, creates=1), starts_with=(TABLE_A,)),
+    "created at once": Scenario(
+        ONE_SHAPE[:1], Budget(condemns=1, creates=1), starts_with=(TABLE_A,), creates_at_once=True
+    ),
     "timed": Scenario(THREE[:2], Budget(), is_timed=True),
     "timed, three": Scenario(ONE_SHAPE, Budget(lost_reports=1), is_timed=True, starts_with=(TABLE_A,)),
     "timed, quick": Scenario(ONE_SHAPE, Budget(pauses=1), is_timed=True, starts_with=(TABLE_A,), watch=QUICK),
@@ -253,10 +256,10 @@ MUTANTS: Final = {
     "register after delivery": (Parts(collector=RegistersAfterDelivery), "two restarts", "S3"),
     "register at the commit only": (Parts(tracker=RegistersAtCommitOnly), "in parts", "S3"),
     "equality instead of cover": (Parts(tracker=PaysEqualOnly), "in parts", "S4"),
-    "the condemned hold only what they owe": (Parts(tracker=HoldsForDebtsOnly), "given up", "S2"),
+    "the condemned hold only what they owe": (Parts(tracker=HoldsForDebtsOnly), "given up", "S"),
     "frontier half-way": (Parts(collector=BelievesFrontiers), "keepalive", "assertion"),
     "activity counts as progress": (Parts(tracker=ActivityIsProgress), "timed, quick", "L1"),
-    "void before tombstone": (Parts(registry=VoidsBeforeTombstone), "given up", "S2"),
+    "void before tombstone": (Parts(registry=VoidsBeforeTombstone), "given up", "S"),
     "exit reason instead of debt": (Parts(registry=ForgivesSomeEnds), "failing", "S8"),
     "no consumer, no delivery": (Parts(registry=DropsForTheIdle), "two restarts", "S8"),
     "rests while it owes": (Parts(registry=RestsOwing), "behind", "S8"),
@@ -264,8 +267,8 @@ MUTANTS: Final = {
     "report before sync": (Parts(settler=ReportsBeforeSync), "two restarts", "S2"),
     "handle instead of incarnation": (
         Parts(settler=ReportsForTheCondemned, numbers_return=True),
-        "created again",
-        "S",
+        "created at once",
+        "assertion",
     ),
     "no verify": (Parts(watch=AsksNoFiles), "timed, three", "L4"),
     "late itself": (Parts(watch=IgnoresItsLateness), "timed, quick", "L4"),
