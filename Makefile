@@ -16,7 +16,7 @@ WORKERS     ?= 3
 PARALLEL    := -n $(WORKERS) --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup check fmt unit pg e2e sim soak bench fuzz lock clean
+.PHONY: help demo test setup check fmt unit pg e2e sim soak torture bench fuzz lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -54,6 +54,9 @@ sim: $(STAMPS)/dev ## simulated histories: many, or one with SEED=n
 
 soak: $(STAMPS)/dev ## hundreds of kills under load on real Postgres
 	PENSTOCK_KILLS=$${PENSTOCK_KILLS:-500} $(PYTEST) tests/integration/service/test_service_kill.py -q --timeout=7200
+
+torture: $(STAMPS)/dev ## every fault on a throwaway Postgres with default deadlines, as a table; some fifteen minutes
+	$(BIN)/python scripts/torture
 
 bench: $(STAMPS)/dev ## the benchmarks: ratios measured in one run, as a table
 	$(BIN)/python -m benchmarks

@@ -245,7 +245,7 @@ def torture(
     if not database_url:
         raise click.UsageError("Missing argument 'DATABASE_URL'.")
     specs = command.choose_faults(faults)
-    if not yes and not click.confirm(command.question(database_url), err=True):
+    if not yes and not _is_confirmed(command.question(database_url)):
         raise Sentence("not confirmed, nothing was done")
     ctx.exit(
         command.run_torture(
@@ -264,6 +264,16 @@ def role(ctx: click.Context) -> None:
     from penstock.service.lifecycle import run_role  # noqa: PLC0415
 
     ctx.exit(run_role(find_faults=_find_faults))
+
+
+def _is_confirmed(question: str) -> bool:
+    """
+    Ask; whoever cannot be asked has not agreed.
+    """
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        return False
 
 
 def _find_faults(settings: Settings) -> EngineFaults | None:

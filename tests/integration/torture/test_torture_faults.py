@@ -17,11 +17,22 @@ pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 PATIENCE = 20.0
 """Times are the table's business; here only what never ends is too long."""
 
-# What another mode would only repeat: who holds the log there is the same, and so is who starts over.
-ONLY_SHAPES = {"consumer-ended", "consumer-fails", "web-killed", "engine-stopped", "sync-hung", "everything-stopped"}
 BY_MODE = {
     "shapes": [spec for spec in CATALOGUE if spec.name not in {"rolling-restart", "slot-dropped", "receiver-killed"}],
-    "relay": [spec for spec in CATALOGUE if spec.name not in ONLY_SHAPES],
+    # What differs: who holds the log, whose budget it is, and what a restart begins with.
+    "relay": [
+        BY_NAME[name]
+        for name in (
+            "consumer-killed",
+            "consumer-hung",
+            "consumer-loops",
+            "control-store-hung",
+            "receiver-killed",
+            "rolling-restart",
+            "slot-dropped",
+            "consumer-slow",
+        )
+    ],
 }
 
 
