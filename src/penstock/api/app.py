@@ -23,6 +23,7 @@ from penstock.api.abc import ShapeSource
 from penstock.api.admission import Admission, Permit
 from penstock.api.exchange import Exchange
 from penstock.api.gate import UNAUTHORIZED, Gate
+from penstock.api.openapi import openapi_document
 from penstock.api.other_requests import OtherRequests
 from penstock.api.plan import JSON_TYPE, TEXT_TYPE, Answer, Planner
 from penstock.api.settings import ApiSettings
@@ -94,6 +95,7 @@ class ShapeApp:
         self._planner: Planner = self.route.planner
         self._others: Final = OtherRequests(source, settings, data_dir, self.admission, self._planner)
         self.gate: Final = Gate(settings, self.admission, self._planner, self._world.random.randint)
+        self._document: Final = Answer(200, (JSON_TYPE,), msgspec.json.encode(openapi_document(settings.version)))
         self.readers: Final = ThreadPoolExecutor(settings.reader_threads, thread_name_prefix="penstock-reader")
         self.under_way: Final[set[UnderWay]] = set()
         self.is_stopping = False
@@ -193,6 +195,8 @@ class ShapeApp:
                 await self._serve_shape(exchange)
             case names.SHAPE_PATH if exchange.method == "OPTIONS":
                 await exchange.answer(_preflight(exchange))
+            case names.OPENAPI_PATH if is_reading:
+                await exchange.answer(self._document)
             case names.STATUS_PATH if is_reading:
                 await self._serve_status(exchange)
             case names.HEALTH_PATH if is_reading:
