@@ -103,26 +103,3 @@ async def test_the_slot_advances_while_the_engine_is_stopped(database: Any, tmp_
             os.kill(engine, signal.SIGCONT)
         await audience.agree()
         assert set(audience.rotations) == {0}
-
-
-@pytest.mark.timeout(600)
-async def test_a_stopped_engine_is_replaced_and_clients_get_everything(database: Any, tmp_path: Path) -> None:
-    """
-    An engine that stands still is replaced by the supervisor; clients get everything that was committed meanwhile.
-    """
-    workload = Workload(database.url, seed=4, writer_count=1)
-    await workload.create_schema()
-    async with (
-        Service(database.url, tmp_path, env={"PENSTOCK_ENGINE_HANG_S": "3s"}) as service,
-        Audience(service.url, database.url) as audience,
-        asyncio.TaskGroup() as group,
-    ):
-        audience.join(*SHAPES)
-        await audience.agree()
-        writers = group.create_task(workload.run(), name="workload")
-        stopped = await service.kill("engine", signal.SIGSTOP)
-        await service.pid("engine", other_than=stopped)
-        workload.stop()
-        await writers
-        await audience.agree()
-        assert set(audience.rotations) == {0}

@@ -134,14 +134,14 @@ class Child:
         """
         return [process["pid"] for process in (await self.ask_status())["processes"] if process["pid"]]
 
-    def shed_tables(self) -> list[str]:
+    def sheds(self) -> list[dict[str, Any]]:
         """
-        List the tables of the shapes that were given up because of a fault, from its black box.
+        Give what its black box holds of the shapes that were given up because of a fault.
         """
         path = self.data_dir / "black-box" / "sheds.jsonl"
         if not path.exists():
             return []
-        return [str(msgspec.json.decode(line)["table"]) for line in path.read_bytes().splitlines()]
+        return [msgspec.json.decode(line, type=dict[str, Any]) for line in path.read_bytes().splitlines()]
 
     async def signal(self, role: str, number: int) -> int:
         """

@@ -181,7 +181,7 @@ class Torture:
         bound_s = spec.bound(stage.deadlines, stage.mode)
         row = Row(fault=spec.name, mode=stage.mode, bound_s=bound_s)
         rotations = [follower.rotation_count for follower in crowd.followers]
-        shed_before = len(stage.child.shed_tables())
+        sheds_before = len(stage.child.sheds())
         ground.write_on()
         ground.forget_held()
         staged = await stage_fault(stage)
@@ -213,8 +213,10 @@ class Torture:
                 else:
                     row.innocent += 1
         # Who is given up is written down at once; his client may not have asked yet.
-        shed = [table for table in stage.child.shed_tables()[shed_before:] if table != f"{ground.name}.{spec.table}"]
-        row.innocent = max(row.innocent, len(shed))
+        sheds = stage.child.sheds()[sheds_before:]
+        row.innocent = max(row.innocent, sum(shed["table"] != f"{ground.name}.{spec.table}" for shed in sheds))
+        if any(WORD in str(shed) for shed in sheds):
+            row.broken.append("the black box holds a value of a row")
         judge(row, spec, patience=self._patience)
         return row
 
