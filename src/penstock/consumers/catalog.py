@@ -207,7 +207,7 @@ class ShapeCatalog:
                 know_letters(value)
         compiled = await _compile_all(recovered.shapes)
         for entry in self._registry.restore(recovered.shapes, recovered.boundary):
-            before = self._enter(entry, entry.definition.canonical())
+            before = self._enter(entry, entry.definition.identity())
             if before is not None:
                 self._registry.condemn([before], "another shape took its place")
         del compiled
@@ -463,7 +463,7 @@ class ShapeCatalog:
         is_long = request.where is not None and len(request.where) > _CLAUSE_LENGTH_MAX
         definition = await asyncio.to_thread(resolve) if is_long else resolve()
         schema = schema_header(table, definition.selected).decode()
-        resolved = Resolved(table, definition, definition.canonical(), schema, condition_of(definition))
+        resolved = Resolved(table, definition, definition.identity(), schema, condition_of(definition))
         if len(self._resolved) >= self._limits.resolved_count_max:
             self._resolved.clear()
         self._resolved[asked] = resolved
@@ -500,7 +500,7 @@ class ShapeCatalog:
     def _begin_creation(self, resolved: Resolved, *, is_compacting: bool) -> _Creation:
         if len(self._creations) >= self._limits.snapshot_count_max:
             raise RequestError(503, _CANNOT_CREATE, retry_after_s=1)
-        self._sheds.refuse(resolved.key)
+        self._sheds.refuse(resolved.definition.canonical())
         creation = self._creations[resolved.key] = _Creation(is_compacting=is_compacting)
         self._start_task(self._create(resolved, creation), f"create shape on {resolved.definition.table.name}")
         return creation

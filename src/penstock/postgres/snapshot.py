@@ -13,6 +13,7 @@ from typing import Final, Self
 from penstock.errors import DecodeError
 from penstock.postgres.lsn import InsertLsn
 
+_NONE_RUNNING: Final[frozenset[int]] = frozenset()
 _XID_BITS: Final = 32
 _XID_MASK: Final = (1 << _XID_BITS) - 1
 _XID_HALF: Final = 1 << (_XID_BITS - 1)
@@ -43,7 +44,7 @@ class Snapshot:
         """
         try:
             xmin, xmax, running = text.split(":")
-            ids = frozenset(int(xid) for xid in running.split(",") if xid)
+            ids = frozenset(int(xid) for xid in running.split(",")) if running else _NONE_RUNNING
             snapshot = cls(int(xmin), int(xmax), ids)
         except ValueError as cause:
             message = f"not a snapshot: {text!r}"

@@ -4,18 +4,19 @@ The condition of a shape, as it is asked of rows in the stream.
 Owns the way from a stored definition to a compiled clause (no catalog is asked: the definition holds what the clause was
 understood under), and the binding of a clause to descriptions of tables, which may order their columns differently.
 
-Clauses are compiled once for all shapes with the same text, types and facts, and live as long as somebody holds their
-`Condition`. So are mappings of letters, which are too large to be in every definition: a definition has the name of one,
+Conditions are one object for all shapes with the same text, types and facts, as long as somebody holds it; its clause is
+compiled once, and given up when the index has taken what it needs of it. So are mappings of letters, which are too large to be in every definition: a definition has the name of one,
 and whoever keeps definitions keeps the mappings that they name. Pure, but for these two memories.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -34,23 +35,48 @@ _Types: TypeAlias = tuple[tuple[str, int, int], ...]
 
 class Condition:
     """
-    A compiled clause and the types of the columns it reads.
+    A condition that compiles, and the types of the columns it reads.
+
+    It holds no more than it takes to compile it again: many shapes are there, and few of them are asked something that
+    an index does not answer.
 
     Attributes:
-        clause: the clause.
         types: by column, type oid and modifier that it was made for.
     """
 
-    __slots__ = ("__weakref__", "_bound", "clause", "types")
+    __slots__ = ("__weakref__", "_basis", "_bound", "_clause", "_where", "types")
 
-    def __init__(self, clause: Clause, types: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, where: str, basis: ConditionBasis, types: Mapping[str, tuple[int, int]]) -> None:
         """
-        Begin bound to no description.
+        Compile it, bound to no description.
+
+        Raises:
+            InvalidShapeError: this version does not understand a text that another one stored.
         """
-        self.clause: Final = clause
+        self._where: Final = where
+        self._basis: Final = basis
         self.types: Final = types
+        self._clause: Clause | None = self._compile()
         # By identity, because a description is long to compare; kept with it, so that the identity is not used again.
-        self._bound: dict[int, tuple[RelationDescription, Includes | None]] = {}
+        self._bound: dict[int, tuple[RelationDescription, Includes | None]] | None = None
+
+    def _compile(self) -> Clause:
+        return compile_where(self._where, (), _columns(self._basis, self.types), _facts(self._basis))
+
+    @property
+    def clause(self) -> Clause:
+        """
+        The clause; compiled again after `release`.
+        """
+        if self._clause is None:
+            self._clause = self._compile()
+        return self._clause
+
+    def release(self) -> None:
+        """
+        Give the clause up, until it is asked for again.
+        """
+        self._clause = None
 
     def includes(self, relation: RelationDescription) -> Includes | None:
         """
@@ -59,13 +85,16 @@ class Condition:
         Returns:
             None when a column of the condition is not there as it was: nobody can tell.
         """
-        known = self._bound.get(id(relation))
+        bound = self._bound
+        if bound is None:
+            bound = self._bound = {}
+        known = bound.get(id(relation))
         if known is not None:
             return known[1]
-        if len(self._bound) >= DESCRIPTIONS_COUNT_MAX:
-            self._bound.clear()
+        if len(bound) >= DESCRIPTIONS_COUNT_MAX:
+            bound.clear()
         includes = self._bind(relation)
-        self._bound[id(relation)] = (relation, includes)
+        bound[id(relation)] = (relation, includes)
         return includes
 
     def _bind(self, relation: RelationDescription) -> Includes | None:
@@ -96,14 +125,27 @@ def condition_of(definition: ShapeDefinition) -> Condition | None:
         return None
     basis = definition.basis
     assert basis is not None, "a definition with a clause has a basis"
-    types = {column.name: (column.type_oid, column.typmod) for column in definition.columns}
-    mine = {column.name: types[column.name] for column in basis.columns}
-    key = (definition.where, basis, tuple((name, *type_) for name, type_ in mine.items()))
+    types = _types_of(definition.columns, basis.columns)
+    key = (definition.where, basis, types.listed)
     condition = _conditions.get(key)
     if condition is None:
-        clause = compile_where(definition.where, (), _columns(basis, mine), _facts(basis))
-        condition = _conditions[key] = Condition(clause, mine)
+        condition = _conditions[key] = Condition(definition.where, basis, types.by_name)
     return condition
+
+
+class _ReadTypes(NamedTuple):
+    listed: _Types
+    by_name: Mapping[str, tuple[int, int]]
+
+
+@functools.lru_cache(maxsize=4096)
+def _types_of(columns: tuple[ShapeColumn, ...], read: tuple[ConditionColumn, ...]) -> _ReadTypes:
+    """
+    Give the types of the columns that a condition reads: one object for all conditions that read the same ones.
+    """
+    types = {column.name: (column.type_oid, column.typmod) for column in columns}
+    mine = {column.name: types[column.name] for column in read}
+    return _ReadTypes(tuple((name, *type_) for name, type_ in mine.items()), mine)
 
 
 def needs_letters(where: str) -> bool:

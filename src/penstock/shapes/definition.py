@@ -5,16 +5,19 @@ A definition holds everything that decides which bytes a shape serves, with all 
 catalog when the shape was made. It is stored with the shape and is enough to replay its log after a restart without
 asking Postgres anything.
 
-Pure values.
+Definitions of many shapes of a table hold the same lists of columns; equal parts of them are one object in memory.
+
+Pure values, but for the memory of these parts.
 """
 
 from __future__ import annotations
 
 import hashlib
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar, cast
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from penstock.postgres.relation import TableId
 
@@ -134,17 +137,48 @@ class ShapeDefinition(msgspec.Struct, frozen=True):
     replica: Replica = Replica.DEFAULT
     log: LogMode = LogMode.FULL
 
+    def __post_init__(self) -> None:
+        """
+        Take the parts that other definitions have as well.
+        """
+        for name in ("table", "columns", "key_columns", "selected", "basis"):
+            part = getattr(self, name)
+            if part is not None:
+                force_setattr(self, name, _share(part))
+
     def canonical(self) -> bytes:
         """
         Give the bytes that are equal for equal definitions, for looking up and hashing.
         """
         return _ENCODER.encode(self)
 
+    def identity(self) -> bytes:
+        """
+        Give 16 bytes that are equal for equal definitions and for no others: a hash nobody finds a second definition for.
+        """
+        return hashlib.blake2b(self.canonical(), digest_size=16).digest()
+
     def digest(self) -> int:
         """
         Give 27 bits of a hash of the canonical form; different definitions may share it.
         """
         return int.from_bytes(hashlib.blake2b(self.canonical(), digest_size=4).digest(), "big") >> 5
+
+
+PARTS_COUNT_MAX: Final = 8192
+"""Parts of definitions that are remembered; at the limit they are forgotten, and later definitions share new ones."""
+_Part = TypeVar("_Part")
+_parts: Final[dict[object, object]] = {}
+
+
+def _share(part: _Part) -> _Part:
+    """
+    Give the first part that was equal to this one.
+    """
+    if len(_parts) >= PARTS_COUNT_MAX:
+        _parts.clear()
+    # Parts are equal only to parts of their own kind.
+    return cast("_Part", _parts.setdefault(part, part))
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder(order="deterministic")

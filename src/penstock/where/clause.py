@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from penstock.postgres.relation import Column
 from penstock.where.check import Checker
-from penstock.where.evaluate import Evaluate, Includes, Template, emit
+from penstock.where.evaluate import Evaluate, Includes, Template, emit, emit_truth
 from penstock.where.facts import NO_FACTS, DatabaseFacts
 from penstock.where.family import Member, family_of
 from penstock.where.index_plan import IndexPlan, plan_index
@@ -33,15 +33,13 @@ class Clause:
         normalised: its text for Postgres, without parameters; equal for equal conditions.
         columns: names of the columns it reads, sorted.
         tree: the condition itself.
-        template: its function of three values without constants; equal `source`s share compiled code.
-        truth: likewise the function that tells whether a row is included.
+        truth: the function that tells whether a row is included, without constants; equal `source`s share compiled code.
         facts: what it was understood under.
     """
 
     normalised: str
     columns: tuple[str, ...]
     tree: Node = field(repr=False, compare=False)
-    template: Template = field(repr=False, compare=False)
     truth: Template = field(repr=False, compare=False)
     facts: DatabaseFacts = field(repr=False, compare=False)
 
@@ -54,7 +52,7 @@ class Clause:
         Raises:
             KeyError: a column that the condition reads is not among them.
         """
-        return self.template.bind(column_order)
+        return emit(self.tree, self.facts.case).bind(column_order)
 
     def compile_filter(self, column_order: Sequence[str]) -> Includes:
         """
@@ -85,10 +83,11 @@ def compile_where(
         expression = parse(text)
         tree = Checker(text, params, columns, facts).condition(expression)
         normalised = normalise(tree, facts)
-        template, truth = emit(tree, facts.case)
+        emit(tree, facts.case)  # for what it may refuse
+        truth = emit_truth(tree, facts.case)
     except RecursionError:
         raise too_deep() from None
-    return Clause(normalised, columns_of(tree), tree, template, truth, facts)
+    return Clause(normalised, columns_of(tree), tree, truth, facts)
 
 
 def question_of(clause: Clause, part: Node | None = None) -> Member:

@@ -921,14 +921,23 @@ def is_row_only(node: Node) -> bool:
     return True
 
 
-def emit(node: Node, case: CaseMapping | None) -> tuple[Template, Template]:
+def emit(node: Node, case: CaseMapping | None) -> Template:
     """
-    Write both templates of a condition: the one of three values, the one of truth.
+    Write the template of a condition that has three values.
 
     Raises:
-        InvalidShapeError: a part without columns cannot be computed.
+        InvalidShapeError: a part without columns cannot be computed, or it is too large.
     """
-    exact = Emitter(case)
-    whole = exact.template(exact.value(node).code, "None")
-    truth = Emitter(case)
-    return whole, truth.template(truth.truth(node).code, "False")
+    emitter = Emitter(case)
+    return emitter.template(emitter.value(node).code, "None")
+
+
+def emit_truth(node: Node, case: CaseMapping | None) -> Template:
+    """
+    Write the template that tells whether a row is included.
+
+    Raises:
+        InvalidShapeError: likewise.
+    """
+    emitter = Emitter(case)
+    return emitter.template(emitter.truth(node).code, "False")

@@ -129,6 +129,7 @@ class ConditionIndex:
             group = Group(condition)
             self._register(group)
             self._groups[condition] = group
+            condition.release()
         group.add(incarnation)
         return group
 
