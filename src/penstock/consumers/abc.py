@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from enum import IntEnum
 from typing import Protocol
 
 from penstock.control.records import Recovered
@@ -140,6 +141,19 @@ class NoSheds:
         """
 
 
+class Phase(IntEnum):
+    """
+    What a shape is handed commits for.
+    """
+
+    DELIVERY = 0
+    """As they come."""
+    OPENING = 1
+    """What has waited until its files are open or its snapshot is there."""
+    CATCH_UP = 2
+    """What it has missed."""
+
+
 class Trail(Protocol):
     """
     Where it is written down, cheaply and outside this process, what is being handed to consumers.
@@ -153,9 +167,9 @@ class Trail(Protocol):
         """
         ...
 
-    def name(self, incarnation: int, first: int, last: int) -> None:
+    def name(self, incarnation: int, first: int, last: int, phase: Phase = Phase.DELIVERY) -> None:
         """
-        Commits in this range are going to be handled for this shape.
+        Commits in this range are going to be handled for this shape, and for what.
         """
         ...
 
@@ -178,7 +192,7 @@ class NoTrail:
         del first, last
         return False
 
-    def name(self, incarnation: int, first: int, last: int) -> None:
+    def name(self, incarnation: int, first: int, last: int, phase: Phase = Phase.DELIVERY) -> None:
         """
         See `Trail`.
         """

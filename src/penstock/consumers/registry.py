@@ -39,11 +39,12 @@ import structlog
 from msgspec.structs import replace
 
 from penstock.collector.abc import RoutedPart
-from penstock.consumers.abc import ControlStore, NoTrail, ShapeAccounts, ShapeLog, ShapeLogStore, Trail
+from penstock.consumers.abc import ControlStore, NoTrail, Phase, ShapeAccounts, ShapeLog, ShapeLogStore, Trail
 from penstock.consumers.consumer import Consumer, ConsumerState
 from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.projection import Projection, Projections, Rotate, Shared
+from penstock.consumers.replay import REASON_OTHER_VERSION
 from penstock.control.records import ShapeRow, ShapeState
 from penstock.errors import InvalidShapeError, PenstockError, Policy, ShapeError
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn, EndLsn
@@ -227,6 +228,8 @@ class ConsumerRegistry:
         self._burials: Final = asyncio.Semaphore(limits.loads_count_max)
         self._discarding_count = 0
         self._group: asyncio.TaskGroup | None = None
+        self.is_replay_foreign = False
+        """Whether what comes was handed to code of another version before: shapes that it adds to begin anew."""
         self.unknown_deliveries = 0
         """Deliveries to incarnations that do not exist; a healthy system has none."""
         self.replaced_count = 0
@@ -406,6 +409,8 @@ class ConsumerRegistry:
             entry = self._entries.get(incarnation)
             if entry is None:
                 self._unknown(incarnation)
+            elif self.is_replay_foreign and entry.is_live and delivery[-1].commit_lsn.value > entry.settled.tx:
+                self.condemn([entry], REASON_OTHER_VERSION)
             elif entry.condemned is None:
                 entry.active_at = now
                 consumer = entry.consumer or self._start(entry)
@@ -428,7 +433,7 @@ class ConsumerRegistry:
             if entry.consumer.state is ConsumerState.BEHIND:
                 entry.active_at = now
                 if is_careful:
-                    self._name(incarnation, delivery)
+                    self._name(incarnation, delivery, Phase.CATCH_UP)
                 self._deliver(entry, entry.consumer.handle_caught_up, delivery, shared, now)
         self._trail.end()
 
@@ -443,8 +448,18 @@ class ConsumerRegistry:
         last = max([delivery[-1].commit_lsn.value for delivery in parts.values()])
         return self._trail.begin_slice(earliest[0].commit_lsn.value, last)
 
-    def _name(self, incarnation: int, delivery: Sequence[RoutedPart]) -> None:
-        self._trail.name(incarnation, delivery[0].commit_lsn.value, delivery[-1].commit_lsn.value)
+    def _name(self, incarnation: int, delivery: Sequence[RoutedPart], phase: Phase = Phase.DELIVERY) -> None:
+        self._trail.name(incarnation, delivery[0].commit_lsn.value, delivery[-1].commit_lsn.value, phase)
+
+    @property
+    def is_anybody_waiting(self) -> bool:
+        """
+        Whether a shape in memory has not been handed all that was delivered to it.
+        """
+        return any(
+            entry.condemned is None and entry.consumer is not None and entry.consumer.state is not ConsumerState.LIVE
+            for entry in self._in_memory.values()
+        )
 
     def _deliver(
         self,
@@ -673,7 +688,7 @@ class ConsumerRegistry:
         assert consumer is not None
         waiting = consumer.waiting_commits
         if waiting is not None:
-            self._trail.name(entry.incarnation, *waiting)
+            self._trail.name(entry.incarnation, *waiting, Phase.OPENING)
         try:
             answer = consumer.begin(log, self._handler(entry))
         except Exception as error:  # noqa: BLE001 - see _deliver

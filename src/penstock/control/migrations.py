@@ -49,6 +49,19 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        # Definitions that were given up, with the times in seconds since 1970, newest last.
+        """
+        CREATE TABLE sheds (
+            definition BLOB PRIMARY KEY,
+            name TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            times TEXT NOT NULL
+        ) WITHOUT ROWID
+        """,
+        # Which code last served bytes from these shapes; the code before this step called itself 1.
+        "ALTER TABLE life ADD COLUMN replay_version INTEGER NOT NULL DEFAULT 1",
+    ),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

@@ -43,6 +43,24 @@ class ShapeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ShedRecord:
+    """
+    A definition that was given up because of a fault, so that it goes on resting after a restart.
+
+    Attributes:
+        definition: in its canonical form.
+        name: of its table, for people.
+        reason: why it was given up last.
+        times: when, in seconds since 1970, oldest first.
+    """
+
+    definition: bytes
+    name: str
+    reason: str
+    times: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """
     The control store's content at start.
@@ -54,6 +72,8 @@ class Recovered:
         facts: recorded facts by (kind, key).
         handle_us_max: the greatest time used in a handle so far.
         was_clean: whether the last run settled everything and said so.
+        sheds: definitions that were given up and are remembered.
+        replay_version: which code last served from these shapes; see `penstock.consumers.replay`.
     """
 
     epoch: int | None
@@ -62,3 +82,5 @@ class Recovered:
     facts: Mapping[tuple[str, str], bytes]
     handle_us_max: int
     was_clean: bool
+    sheds: tuple[ShedRecord, ...] = ()
+    replay_version: int = 1

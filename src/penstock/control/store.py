@@ -35,7 +35,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from penstock.control.migrations import SCHEMA_VERSION, steps_from
-from penstock.control.records import Recovered, ShapeRow, ShapeState
+from penstock.control.records import Recovered, ShapeRow, ShapeState, ShedRecord
 from penstock.errors import (
     ConfigError,
     DecodeError,
@@ -61,6 +61,8 @@ BATCH_CALLS_MAX: Final = 1000
 
 _UNREADABLE: Final = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR})
 _PRIMARY_CODE: Final = 0xFF
+_TIMES: Final = msgspec.json.Encoder()
+_READ_TIMES: Final = msgspec.json.Decoder(tuple[float, ...])
 
 
 class _Call(NamedTuple):
@@ -288,6 +290,37 @@ class SqliteControlStore:
             )
 
         await self._ask(apply)
+
+    async def record_sheds(self, changed: Collection[ShedRecord], gone: Collection[bytes]) -> None:
+        """
+        Remember definitions that were given up, and forget others, named by their canonical form.
+
+        Raises:
+            DiskFullError: no space.
+            SyncFailedError: the store failed.
+        """
+        rows = [(one.definition, one.name, one.reason, _TIMES.encode(one.times).decode()) for one in changed]
+        keys = [(key,) for key in gone]
+
+        def apply(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM sheds WHERE definition = ?", keys)
+            connection.executemany("INSERT OR REPLACE INTO sheds VALUES (?, ?, ?, ?)", rows)
+
+        await self._ask(apply)
+
+    async def record_replay_version(self, version: int) -> None:
+        """
+        Record that all that is served from now on is of this version, and nothing older is left to be replayed.
+
+        Raises:
+            DiskFullError: no space, not even in the reserve.
+            SyncFailedError: the store failed.
+        """
+
+        def apply(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE life SET replay_version = ?", (version,))
+
+        await self._ask(apply, may_use_reserve=True)
 
     async def begin_epoch(self, epoch: int, boundary: EndLsn, reason: str) -> None:
         """
@@ -565,8 +598,8 @@ def _check(connection: sqlite3.Connection) -> None:
 
 def _read_all(connection: sqlite3.Connection) -> Recovered:
     try:
-        epoch, boundary, handle_us_max, is_clean = connection.execute(
-            "SELECT epoch, boundary, handle_us_max, is_clean FROM life"
+        epoch, boundary, handle_us_max, is_clean, replay_version = connection.execute(
+            "SELECT epoch, boundary, handle_us_max, is_clean, replay_version FROM life"
         ).fetchone()
         rows = connection.execute(
             "SELECT incarnation, handle, definition, state, chunk_bytes_max, snapshot, horizon, settled, epoch"
@@ -574,7 +607,15 @@ def _read_all(connection: sqlite3.Connection) -> Recovered:
         )
         shapes = tuple(_shape_row(row, epoch or 0) for row in rows)
         facts = {(kind, key): value for kind, key, value in connection.execute("SELECT kind, key, value FROM facts")}
-        return Recovered(epoch, EndLsn.parse(boundary), shapes, facts, handle_us_max, bool(is_clean))
+        sheds = tuple(
+            ShedRecord(definition, name, reason, _READ_TIMES.decode(times))
+            for definition, name, reason, times in connection.execute(
+                "SELECT definition, name, reason, times FROM sheds ORDER BY definition"
+            )
+        )
+        return Recovered(
+            epoch, EndLsn.parse(boundary), shapes, facts, handle_us_max, bool(is_clean), sheds, int(replay_version)
+        )
     except (DecodeError, msgspec.MsgspecError, ValueError, TypeError) as cause:
         raise _UnreadableError("the control store holds what it cannot hold") from cause
 

@@ -6,7 +6,7 @@ are read, files are written, the boundary stands still for a while, each time. S
 long, and one that was given up too often within an hour is refused until it has rested for the longest time; then one
 attempt is let through, like any other.
 
-Form: reducer. Nothing is kept on disk: a restart forgets, and costs at most one more attempt for each definition.
+Form: reducer. Its owner keeps what it knows on disk (`take_changes`) and gives it back after a restart (`remember`).
 
 Limits: `DEFINITIONS_MAX` definitions are remembered; the one that was given up longest ago is forgotten first.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +55,20 @@ class Rest:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """
+    What is remembered of one definition.
+
+    Attributes:
+        reason: why it was given up last.
+        times: when, oldest first, by the clock that `record` was given.
+    """
+
+    reason: str
+    times: tuple[float, ...]
+
+
 class _History:
     __slots__ = ("reason", "times")
 
@@ -74,6 +89,7 @@ class ShedBackoff:
         self._limits: Final = limits or BackoffLimits()
         # In the order of the last time.
         self._histories: Final[dict[bytes, _History]] = {}
+        self._changed: dict[bytes, None] = {}
 
     def record(self, key: bytes, reason: str, now: float) -> None:
         """
@@ -85,8 +101,39 @@ class ShedBackoff:
         while len(history.times) > self._limits.sheds_per_hour_max:
             history.times.popleft()
         history.reason = reason
+        self._changed[key] = None
         while len(self._histories) > DEFINITIONS_MAX:
-            del self._histories[next(iter(self._histories))]
+            self._forget(next(iter(self._histories)))
+
+    def remember(self, key: bytes, reason: str, ages_s: Sequence[float], now: float) -> None:
+        """
+        Take back what was known before a restart: how long ago, at this moment, each time was, oldest first.
+        """
+        history = self._histories[key] = _History()
+        # A clock that was set back must not make a rest longer than it was.
+        history.times.extend(now - max(0.0, age_s) for age_s in ages_s)
+        history.reason = reason
+
+    def take_changes(self) -> dict[bytes, Known | None]:
+        """
+        Give what has changed since this was asked last: what is known of a definition, or None when it is forgotten.
+        """
+        changed, self._changed = self._changed, {}
+        found: dict[bytes, Known | None] = {}
+        for key in changed:
+            history = self._histories.get(key)
+            found[key] = None if history is None else Known(history.reason, tuple(history.times))
+        return found
+
+    def put_back(self, keys: Iterable[bytes]) -> None:
+        """
+        Count these as changed again: they could not be written down.
+        """
+        self._changed.update(dict.fromkeys(keys))
+
+    def _forget(self, key: bytes) -> None:
+        del self._histories[key]
+        self._changed[key] = None
 
     def find_rest(self, key: bytes, now: float) -> Rest | None:
         """
@@ -99,7 +146,7 @@ class ShedBackoff:
             history.times.popleft()
         count = len(history.times)
         if not count:
-            del self._histories[key]
+            self._forget(key)
             return None
         limits = self._limits
         rest_s = limits.rest_s_max

@@ -35,6 +35,7 @@ from penstock.consumers.compactor import LogCompactor
 from penstock.consumers.evictor import Evictor
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry
+from penstock.consumers.replay import REPLAY_VERSION, is_foreign
 from penstock.consumers.spool import Spool
 from penstock.consumers.stage import ConsumerPorts, ConsumersStage
 from penstock.consumers.subsets import SubsetReader
@@ -88,6 +89,8 @@ SETTLE_AGE_S: Final[Mapping[str, float]] = {"relay": 4.0, "shapes": 0.5}
 """A tail of this age is settled."""
 XIDS: Final = "routed xids"
 """Kind of the fact that holds the transactions decoded below the boundary that no snapshot has shown yet."""
+TRAIL: Final = "engine deaths"
+"""Kind of the fact that holds what engines were busy with when they died."""
 SETTLED_NOTED_SLACK: Final = 1000
 """So many shapes that are gone may be remembered beside those that are there."""
 CONTROL_ANSWER_S_MAX: Final = 5.0
@@ -161,6 +164,8 @@ class Engine:
         self._is_active: Final = asyncio.Event()
         self._recording: Final = asyncio.Lock()
         self._xids_saved = b""
+        self._replay_version = REPLAY_VERSION
+        self._trail_kept = b""
         self._settled_noted: dict[int, LogOffset] = {}
         self._control_failure = ""
         self._is_control_hung = False
@@ -353,7 +358,15 @@ class Engine:
         self._xids_saved = recovered.facts.get((XIDS, ""), b"")
         self._xids.restore(self._xids_saved)
         self._tell_recorded()
-        inherited = self._trail.take_over(self._epoch)
+        self._casualties.restore(recovered.sheds)
+        registry = self.consumers.registry
+        registry.is_replay_foreign = is_foreign(
+            recorded_version=recovered.replay_version, was_clean=recovered.was_clean
+        )
+        self._replay_version = recovered.replay_version
+        self._trail_kept = recovered.facts.get((TRAIL, ""), b"")
+        inherited = self._trail.take_over(self._epoch, self._trail_kept)
+        await self._keep_trail()
         is_clean = False
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -399,6 +412,10 @@ class Engine:
         except PenstockError as error:
             _log.warning("the boundary could not be recorded at the end", error=error.message)
             return False
+        published = self._published_here()
+        if self._is_replaying() and published is not None and published.end > self._collector.last_seen_end.value:
+            # What is left was served once already, perhaps by other code than the next.
+            return False
         # Whoever still owes (it is behind, or its disk hangs) will be fed again: that is no clean stop.
         return not settler.without_space and not settler.failed_together and self._tracker.pending_count == 0
 
@@ -439,6 +456,12 @@ class Engine:
     def _on_slice(self, now: float) -> None:
         del now
         self._beat()
+        registry = self.consumers.registry
+        if registry.is_replay_foreign and self._is_restored.is_set() and not self._is_replaying():
+            registry.is_replay_foreign = False
+        if self._trail.suspicions and not registry.is_anybody_waiting:
+            # What would have killed this engine has had its chance.
+            self._trail.pass_commit(self._collector.last_seen_commit.value)
         if self._health().state == "active":
             if not self._is_draining:
                 self._is_active.set()
@@ -478,7 +501,8 @@ class Engine:
             self.consumers.registry.forget_all(reason)
             self._collector.begin_epoch(boundary)
             self._facts.forget_all()
-            self._xids_saved = b""
+            self._xids_saved = self._trail_kept = b""
+            self.consumers.registry.is_replay_foreign = False
             self._trail.begin_epoch(epoch)
         self._tell_recorded()
         _log.warning("a new epoch has begun", epoch=epoch, start=str(boundary), reason=reason, rotated_shapes=count)
@@ -509,12 +533,38 @@ class Engine:
         while True:
             try:
                 await self._record_once()
+                await self._casualties.save(self._control)
+                await self._record_version()
+                await self._keep_trail()
                 self._control_failure = ""
             except PenstockError as error:
                 if not self._control_failure:
                     _log.error("the flush boundary cannot be recorded", error=error.message)
                 self._control_failure = error.message
             await asyncio.sleep(interval_s)
+
+    async def _record_version(self) -> None:
+        """
+        Once nothing is left that code of another version was handed, what is served is ours.
+        """
+        registry = self.consumers.registry
+        if self._replay_version != REPLAY_VERSION and not registry.is_replay_foreign and not registry.is_burying:
+            await self._control.record_replay_version(REPLAY_VERSION)
+            self._replay_version = REPLAY_VERSION
+
+    async def _keep_trail(self) -> None:
+        """
+        Let what engines died on outlive the supervisor and its board.
+        """
+        found = self._trail.save()
+        if found == self._trail_kept:
+            return
+        try:
+            await self._control.record_fact(TRAIL, "", found)
+        except PenstockError as error:
+            _log.warning("what the engine before died on cannot be kept", error=error.message)
+        else:
+            self._trail_kept = found
 
     async def _record_once(self) -> None:
         async with self._recording:

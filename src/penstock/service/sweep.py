@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import structlog
@@ -23,7 +23,9 @@ from penstock.consumers.abc import ShapeAccounts
 from penstock.consumers.consumer import ConsumerState
 from penstock.consumers.registry import ShapeEntry
 from penstock.consumers.stage import ConsumersStage
-from penstock.errors import RequestError
+from penstock.control.records import ShedRecord
+from penstock.control.store import SqliteControlStore
+from penstock.errors import PenstockError, RequestError
 from penstock.liveness.backoff import ShedBackoff
 from penstock.liveness.black_box import BlackBox
 from penstock.liveness.explain import ReadyLimits
@@ -71,10 +73,13 @@ class Casualties:
     What is remembered of shapes that were given up because of a fault; implements `Sheds`.
     """
 
-    def __init__(self, black_box: BlackBox, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, black_box: BlackBox, clock: Callable[[], float], unix_s: Callable[[], float] = time.time
+    ) -> None:
         """
         Begin without memories. `describe` is set by whoever knows more.
         """
+        self._unix_s: Final = unix_s
         self._black_box: Final = black_box
         self._clock: Final = clock
         self.backoff: Final = ShedBackoff()
@@ -98,6 +103,38 @@ class Casualties:
             "reason": reason,
         }
         self._black_box.record(found | self.describe(incarnation))
+
+    def restore(self, sheds: Iterable[ShedRecord]) -> None:
+        """
+        Take back what was known before a restart.
+        """
+        now, now_unix = self._clock(), self._unix_s()
+        for shed in sheds:
+            self.backoff.remember(shed.definition, shed.reason, [now_unix - at for at in shed.times], now)
+            self.names[shed.definition] = shed.name
+
+    async def save(self, control: SqliteControlStore) -> None:
+        """
+        Write down what has changed; what could not be written is tried again with the next call.
+
+        Raises:
+            DiskFullError: no space.
+            SyncFailedError: the store failed.
+        """
+        changes = self.backoff.take_changes()
+        if not changes:
+            return
+        began = self._unix_s() - self._clock()
+        changed = [
+            ShedRecord(key, self.names.get(key, ""), known.reason, tuple(began + at for at in known.times))
+            for key, known in changes.items()
+            if known is not None
+        ]
+        try:
+            await control.record_sheds(changed, [key for key, known in changes.items() if known is None])
+        except PenstockError:
+            self.backoff.put_back(changes)
+            raise
 
     def refuse(self, key: bytes) -> None:
         """

@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
+from penstock.consumers.abc import Phase
 from penstock.liveness.board import Board, Cell
-from penstock.liveness.breadcrumb import Crumb, Inherited, Trail, inherit, still_suspect
+from penstock.liveness.breadcrumb import Crumb, Inherited, Trail, inherit, not_passed, still_suspect
 
 _DECODER: Final = msgspec.msgpack.Decoder(Trail)
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -33,14 +34,39 @@ class BoardTrail:
         self._idle = b""
         self._careful_from = self._careful_to = -1
 
-    def take_over(self, epoch: int) -> Inherited:
+    def take_over(self, epoch: int, kept: bytes = b"") -> Inherited:
         """
         Conclude from what a predecessor left, and go on from there.
+
+        Args:
+            epoch: the one that is recorded.
+            kept: what `save` gave last, before this board was made; empty for nothing.
         """
-        payload = self._board.read(Cell.BREADCRUMB)
-        found = inherit(None if payload is None else _DECODER.decode(payload), epoch)
+        payload = self._board.read(Cell.BREADCRUMB) or kept
+        found = inherit(_DECODER.decode(payload) if payload else None, epoch)
         self._begin(epoch, found.suspicions)
         return found
+
+    def save(self) -> bytes:
+        """
+        Give what engines died on, to be kept for the time after this board; empty when there is nothing.
+        """
+        return _ENCODER.encode(Trail(self._epoch, None, self._suspicions)) if self._suspicions else b""
+
+    @property
+    def suspicions(self) -> tuple[Crumb, ...]:
+        """
+        What engines died on, oldest first.
+        """
+        return self._suspicions
+
+    def pass_commit(self, passed: int) -> None:
+        """
+        This engine has come past a commit, and nobody waits for it or for one before it.
+        """
+        kept = not_passed(self._suspicions, passed)
+        if kept != self._suspicions:
+            self._begin(self._epoch, kept)
 
     def begin_epoch(self, epoch: int) -> None:
         """
@@ -72,13 +98,12 @@ class BoardTrail:
         self._board.write(Cell.BREADCRUMB, _ENCODER.encode(Trail(self._epoch, Crumb(first, last), self._suspicions)))
         return first <= self._careful_to and self._careful_from <= last
 
-    def name(self, incarnation: int, first: int, last: int) -> None:
+    def name(self, incarnation: int, first: int, last: int, phase: Phase = Phase.DELIVERY) -> None:
         """
         See `penstock.consumers.abc.Trail`.
         """
-        self._board.write(
-            Cell.BREADCRUMB, _ENCODER.encode(Trail(self._epoch, Crumb(first, last, incarnation), self._suspicions))
-        )
+        crumb = Crumb(first, last, incarnation, phase)
+        self._board.write(Cell.BREADCRUMB, _ENCODER.encode(Trail(self._epoch, crumb, self._suspicions)))
 
     def end(self) -> None:
         """

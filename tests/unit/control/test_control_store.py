@@ -8,13 +8,14 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from penstock.consumers.abc import ControlStore
-from penstock.control.migrations import SCHEMA_VERSION, steps_from
-from penstock.control.records import Recovered, ShapeState
+from penstock.control.migrations import MIGRATIONS, SCHEMA_VERSION, steps_from
+from penstock.control.records import Recovered, ShapeState, ShedRecord
 from penstock.control.store import SqliteControlStore
 from penstock.errors import ConfigError, DiskFullError, FormatVersionError, ShapeError, SyncFailedError
 from penstock.postgres.lsn import EndLsn, InsertLsn
@@ -51,6 +52,44 @@ async def nothing(_store: SqliteControlStore) -> None:
     """
     Only look.
     """
+
+
+def test_what_was_given_up_is_remembered(tmp_path: Path) -> None:
+    """
+    Rests survive restarts and epochs, the newest word counts, and what is forgotten is gone.
+    """
+    path = tmp_path / "control.db"
+    first = ShedRecord(b"one", "public.a", "hung", (1.5, 2.25))
+    second = ShedRecord(b"two", "public.b", "failed", (3.0,))
+
+    async def shed(store: SqliteControlStore) -> None:
+        await store.record_sheds([first, second], [])
+        await store.record_sheds([replace(second, times=(3.0, 4.0))], [b"nobody's"])
+        await store.begin_epoch(2, EndLsn(5), "the slot is new")
+        await store.record_replay_version(7)
+
+    async def forget(store: SqliteControlStore) -> None:
+        await store.record_sheds([], [b"one"])
+
+    assert use(path, shed).replay_version == 1
+    found = use(path, forget)
+    assert (found.sheds, found.replay_version) == ((first, replace(second, times=(3.0, 4.0))), 7)
+    assert [one.definition for one in use(path, nothing).sheds] == [b"two"]
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    """
+    Shapes stay, nothing rests, and what was served was of the first replay version.
+    """
+    path = tmp_path / "control.db"
+    connection = sqlite3.connect(path)
+    for statement in MIGRATIONS[0]:
+        connection.execute(statement)
+    connection.execute("UPDATE life SET epoch = 3, boundary = '0/10'")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    assert use(path, nothing) == Recovered(3, EndLsn(16), (), {}, 0, was_clean=False, sheds=(), replay_version=1)
 
 
 def test_store_fits_what_consumers_ask_for(tmp_path: Path) -> None:

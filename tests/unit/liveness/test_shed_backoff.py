@@ -15,6 +15,42 @@ def test_what_was_never_given_up_may_be_made() -> None:
     assert ShedBackoff().find_rest(KEY, 0.0) is None
 
 
+def test_a_restart_remembers() -> None:
+    """
+    What one has changed another takes back by ages, and a clock that was set back makes no rest longer.
+    """
+    before = ShedBackoff()
+    before.record(KEY, "it hung", 100.0)
+    before.record(KEY, "it hung again", 101.0)
+    known = before.take_changes()[KEY]
+    assert known is not None
+    assert before.take_changes() == {}
+    before.put_back([KEY])
+    assert before.take_changes() == {KEY: known}
+    after = ShedBackoff()
+    after.remember(KEY, known.reason, [102.0 - at for at in known.times], 5.0)
+    rest = after.find_rest(KEY, 5.0)
+    assert rest is not None
+    assert (rest.retry_after_s, rest.reason, rest.count) == (1, "it hung again", 2)
+    assert after.take_changes() == {}
+    skewed = ShedBackoff()
+    skewed.remember(KEY, known.reason, [-1000.0, -1000.0], 5.0)
+    rest = skewed.find_rest(KEY, 5.0)
+    assert rest is not None
+    assert rest.retry_after_s == 2
+
+
+def test_what_ends_to_rest_is_told() -> None:
+    """
+    A definition whose times are all older than an hour is forgotten, also by whoever keeps it.
+    """
+    backoff = ShedBackoff()
+    backoff.record(KEY, "it hung", 0.0)
+    backoff.take_changes()
+    assert backoff.find_rest(KEY, HOUR_S + 1) is None
+    assert backoff.take_changes() == {KEY: None}
+
+
 def test_each_time_doubles_the_rest() -> None:
     """
     The rests of a definition that is given up again and again are 1, 2, 4 and 8 seconds.
