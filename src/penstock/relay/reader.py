@@ -9,6 +9,8 @@ next one names; that segment counts up to the published byte. A place with byte 
 whether the segment exists yet or not. Damage costs the rest of its segment, because descriptions and transactions may
 begin in what cannot be read: the reader then stands before the next segment. When that does not exist yet, the writer
 must begin one (`RecordedBoundary.damaged_segment` or `RelayWriter.roll`), and the reader gives nothing until it has.
+A segment before which the reader stands may be trimmed when nothing in it is needed any more; that the next one begins no
+later than what was read shows it, and is no damage.
 What is published meanwhile in the damaged segment is never read, so the reader raises once more when it gets to the
 next: whatever began to follow the log in between has missed something too.
 """
@@ -53,6 +55,8 @@ class RelayReader:
         self._end: tuple[int, int] | None = None
         self._damaged_segment = 0
         self._is_gap_ahead = False
+        # All that ends here or before was read, or is not needed.
+        self._reached: EndLsn | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +95,7 @@ class RelayReader:
         """
         self.close()
         self._is_gap_ahead = False
+        self._reached = boundary
         oldest: EndLsn | None = None
         for number in reversed(self._numbers()):
             try:
@@ -154,6 +159,8 @@ class RelayReader:
             self._go_to(self._first())
         number, begin = self._place
         if begin == 0:
+            if self._handle is None and self._pass_trimmed(number):
+                return 0
             header, after = decode_header(self._reads())
             records.append(SessionRecord(header.descriptions))
             self._place = RelayPlace(number, after)
@@ -165,6 +172,8 @@ class RelayReader:
         for stored in scan(self._reads(), begin, stop, chunk_bytes=max(bytes_max, READ_BYTES_MIN)):
             records.append(stored.record)
             self._place = RelayPlace(number, stored.after)
+            if stored.end is not None and (self._reached is None or stored.end > self._reached):
+                self._reached = stored.end
             if stored.after - begin >= bytes_max:
                 break
         return self._place.byte - begin
@@ -213,6 +222,19 @@ class RelayReader:
             return segment_numbers(self._disk.names(self._folder))
         except FileNotFoundError as cause:
             raise CorruptLogError(f"there is no epoch {self._folder.name}") from cause
+
+    def _pass_trimmed(self, number: int) -> bool:
+        """
+        Go on to the oldest segment there is if the one at the place was trimmed unread; tells whether it was.
+        """
+        numbers = self._numbers()
+        if number in numbers or self._reached is None:
+            return False
+        following = next((each for each in numbers if each > number), None)
+        if following is None or self._header(following).start > self._reached:
+            return False
+        self._go_to(following)
+        return True
 
     def _pass_over(self, number: int, up_to: RelayPlace) -> None:
         """
