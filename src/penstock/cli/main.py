@@ -7,6 +7,7 @@ Commands import what they need when they run: a role that is restarted should no
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
@@ -200,6 +201,53 @@ def doctor(ctx: click.Context, database_url: str, stream: str, slot: str | None,
     slot_name = slot or f"penstock_slot_{stream}"
     publication_name = publication or f"penstock_publication_{stream}"
     ctx.exit(run_doctor(database_url, slot_name=slot_name, publication_name=publication_name))
+
+
+@cli.group(cls=_Commands)
+def relay() -> None:
+    """
+    Look after the relay log, the copy of the stream that the service keeps on disk.
+    """
+
+
+@relay.command()
+@click.option(
+    "--data-dir",
+    metavar="FOLDER",
+    envvar="PENSTOCK_DATA_DIR",
+    default="persistent",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The service's data folder.",
+)
+@click.option(
+    "--relay-dir",
+    metavar="FOLDER",
+    envvar="PENSTOCK_RELAY_DIR",
+    type=click.Path(path_type=Path),
+    help="The relay log, if it is elsewhere.  [default: DATA-DIR/relay]",
+)
+@click.option("--quiet", is_flag=True, help="Print faults only.")
+@click.pass_context
+def verify(ctx: click.Context, data_dir: Path, relay_dir: Path | None, *, quiet: bool) -> None:
+    """
+    Read a relay log and say which of it can be read.
+
+    Checks every checksum, the order of the segments and their joints, oldest epoch first. Changes nothing, and may run
+    beside the service: what lies behind the end that counts is noted and is no fault.
+
+    \b
+    After a crash, or when a disk is suspected:
+        penstock relay verify --data-dir /var/lib/penstock
+    In a script:
+        penstock relay verify --quiet && echo well
+
+    Exit status: 0 all of it can be read, 1 something that counted cannot, 2 there is no relay log, or this user may not
+    read it.
+    """  # noqa: D301
+    from penstock.cli.relay import find_relay_folder, run_verify  # noqa: PLC0415
+
+    ctx.exit(run_verify(find_relay_folder(data_dir, relay_dir), is_quiet=quiet))
 
 
 @cli.command()
