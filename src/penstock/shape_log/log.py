@@ -568,7 +568,8 @@ class FileShapeLog:
 
     async def _write(self, call: Callable[[], T]) -> T:
         try:
-            written = await self._folder.writers.submit(self.incarnation, call)
+            # Whoever makes a shape waits for its files, and owes nothing by which others would find out that they hang.
+            written = await self._folder.writers.answer(self.incarnation, call)
         except OSError as cause:
             raise as_log_error(cause, "writing the snapshot of a shape log") from cause
         if self._snapshot_error is not None:

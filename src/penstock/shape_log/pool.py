@@ -12,6 +12,7 @@ A shell, owned by the event loop's thread but for `_run`.
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+_LOOKS_PER_DEADLINE: Final = 8
 
 
 class _Work:
@@ -81,6 +84,26 @@ class DiskPool:
             self._start_thread()
         self._queue.put(work)
         return future
+
+    async def answer(self, key: int, call: Callable[[], T]) -> T:
+        """
+        Have a call made in a thread, and give up waiting for it when it hangs; its thread is left to itself.
+
+        Raises:
+            OSError: it takes longer than the deadline, or raised so itself.
+        """
+        future = self.submit(key, call)
+        try:
+            while not future.done():
+                await asyncio.wait([future], timeout=self.deadline_s / _LOOKS_PER_DEADLINE)
+                if not future.done() and key in self.overdue():
+                    # Whatever it still brings, nobody waits for it.
+                    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    raise OSError(errno.ETIMEDOUT, "the disk does not answer")
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        return future.result()
 
     @property
     def threads_count(self) -> int:

@@ -136,7 +136,10 @@ class FileShapeLogStore:
             chunk_bytes_max,
             is_compacting=is_compacting,
         )
-        await self._run(self._writers, incarnation, call, "creating a shape log")
+        try:
+            await self._writers.answer(incarnation, call)
+        except OSError as cause:
+            raise as_log_error(cause, "creating a shape log") from cause
         log = FileShapeLog(self._folder, path, handle, incarnation, chunk_bytes_max, is_compacting=is_compacting)
         self._logs[incarnation] = log
         return log
