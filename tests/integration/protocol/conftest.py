@@ -1,5 +1,5 @@
 """
-One service for a module: small chunks, short polls, removal allowed.
+One service for all of these tests: small chunks, short polls, removal allowed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Served(NamedTuple):
         return self.service.url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(postgres_server: ThrowawayPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """
     A running service with a database of its own.
