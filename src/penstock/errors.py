@@ -97,6 +97,14 @@ class MisconfiguredSourceError(SourceError):
     policy = Policy.STOP
 
 
+class OwnershipLostError(SourceError):
+    """
+    Another instance has taken the slot's lock while our connection was away. We drain and leave: it goes on.
+    """
+
+    policy = Policy.STOP
+
+
 class DecodeError(PenstockError):
     """
     Bytes or text that are not what their format says. Whoever reads them decides what it costs.

@@ -143,6 +143,12 @@ class Settler:
             self._plan.ask(entry.incarnation, now)
         self._wake.set()
 
+    def hurry(self) -> None:
+        """
+        Settle whatever is not settled yet as soon as possible.
+        """
+        self.ask(self._unsettled())
+
     def forget(self, entry: ShapeEntry) -> None:
         """
         A shape is gone.

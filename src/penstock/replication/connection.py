@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from penstock.errors import MisconfiguredSourceError, PenstockError, SlotLostError
+from penstock.errors import MisconfiguredSourceError, OwnershipLostError, PenstockError, SlotLostError
 from penstock.postgres.lsn import ZERO_END, EndLsn
 from penstock.replication.abc import FrameSink
 from penstock.replication.failures import BACKOFF_S_MAX, BACKOFF_S_MIN, Backoff
@@ -30,6 +30,11 @@ from penstock.replication.unblocking import Unblocker
 from penstock.replication.waiting import POLL_S_MAX, WAKE_BYTES_MAX, StopRequestedError, Waiter
 
 _log: Final = structlog.get_logger(__name__)
+
+OWN_PIDS_MAX: Final = 16
+"""So many of our former connections are remembered: the server may hold one for a while after it is lost."""
+OWNER_WATCH_S: Final = 2.0
+"""How often to look who holds the lock that was ours a moment ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,7 @@ class ReplicationClient:
         self._remake_reason = ""
         self._streaming_since: float | None = None
         self._is_resting = False
+        self._own_pids: list[int] = []
         self._state = ReceiverState(
             ReceiverPhase.CONNECTING,
             clock(),
@@ -118,6 +124,7 @@ class ReplicationClient:
 
         Raises:
             MisconfiguredSourceError: only a person can mend what is wrong, and nothing has been streamed yet.
+            OwnershipLostError: another instance has taken the slot over.
         """
         backoff = Backoff(self._settings.backoff_s_min, self._settings.backoff_s_max)
         self._on_state(self._state)
@@ -170,7 +177,8 @@ class ReplicationClient:
             streamed_s = self._streamed_s()
             if streamed_s > 0 and isinstance(error, SlotLostError):
                 self._remake_reason = error.message
-            if isinstance(error, MisconfiguredSourceError) and not self._state.has_streamed:
+            is_fatal = isinstance(error, MisconfiguredSourceError) and not self._state.has_streamed
+            if is_fatal or isinstance(error, OwnershipLostError):
                 self._enter(ReceiverPhase.FAILED, error.message)
                 raise
             delay_s = backoff.delay_s(error, streamed_s)
@@ -195,6 +203,7 @@ class ReplicationClient:
         link = Link.open(conninfo, waiter=waiter, clock=self._clock, timeout_s=settings.connect_timeout_s)
         try:
             introduction = self._introduce(link)
+            self._own_pids = [*self._own_pids[1 - OWN_PIDS_MAX :], introduction.backend_pid]
             identity = introduction.start.identity
             if identity.is_new:
                 self._remake_reason = ""
@@ -239,7 +248,7 @@ class ReplicationClient:
         Hold the conversation before streaming.
         """
         dialogue = introduce(self._names, self._remake_reason)
-        unblocker = Unblocker(self._settings.conninfo, self._names)
+        unblocker = Unblocker(self._settings.conninfo, self._names, self._own_pids)
         try:
             ask = next(dialogue)
             while True:
@@ -258,9 +267,30 @@ class ReplicationClient:
         return link.ask(
             ask.sql,
             timeout_s=None,
-            tick_s=self._settings.watch_interval_s,
-            on_tick=lambda: unblocker.tick(ask.phase),
+            tick_s=OWNER_WATCH_S if self._is_owner else self._settings.watch_interval_s,
+            on_tick=lambda: self._tick(ask.phase, unblocker),
         )
+
+    @property
+    def _is_owner(self) -> bool:
+        """
+        Whether this run has streamed, so that whoever else streams has taken the slot from us.
+        """
+        return self._state.has_streamed and bool(self._own_pids)
+
+    def _tick(self, phase: ReceiverPhase, unblocker: Unblocker) -> None:
+        """
+        Help what waits along.
+
+        Raises:
+            OwnershipLostError: it waits for an instance that took over from us.
+        """
+        if self._is_owner and unblocker.foreign_pid is not None:
+            raise OwnershipLostError(
+                f"Another instance (backend {unblocker.foreign_pid}) streams from the slot {self._names.slot} now. "
+                "This one leaves."
+            )
+        unblocker.tick(phase)
 
     def _enter(self, phase: ReceiverPhase, error: str | None = None) -> None:
         """

@@ -8,7 +8,7 @@ outlast the thread that waits; there is one at a time, and its failure is told a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import psycopg
@@ -41,6 +41,18 @@ _BREAK_LOCK: Final = """
     AND EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %(slot)s AND NOT active)
 """
 
+# Whoever holds the lock of our slot and is no former connection of ours is another instance.
+_FOREIGN_HOLDER: Final = """
+    SELECT l.pid
+    FROM pg_catalog.pg_locks AS l
+    JOIN pg_catalog.pg_database AS d ON d.oid = l.database
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+    AND d.datname = pg_catalog.current_database()
+    AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtext(%(slot)s)::bigint
+    AND l.pid <> ALL (%(own)s)
+    AND EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %(slot)s AND active_pid = l.pid)
+"""
+
 _OLD_TRANSACTIONS: Final = """
     SELECT count(*), coalesce(max(extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)), 0)::bigint
     FROM pg_catalog.pg_stat_activity
@@ -55,10 +67,13 @@ class Unblocker:
     Makes one attempt each time it is told that the wait goes on.
     """
 
-    def __init__(self, conninfo: str, names: Names) -> None:
+    def __init__(self, conninfo: str, names: Names, own_pids: Sequence[int] = ()) -> None:
         """
-        Take the connection string for ordinary connections.
+        Take the connection string for ordinary connections, and the backends that were ours before in this run.
         """
+        self._own_pids: Final = list(own_pids)
+        self.foreign_pid: int | None = None
+        """The backend of another instance that streams from our slot, once one was seen."""
         self._conninfo: Final = conninfo
         self._names: Final = names
         self._thread: threading.Thread | None = None
@@ -99,6 +114,10 @@ class Unblocker:
         """
         End the sessions of a predecessor that holds the lock but does not stream.
         """
+        foreign = connection.execute(_FOREIGN_HOLDER, {"slot": self._names.slot, "own": self._own_pids}).fetchone()
+        if foreign is not None:
+            self.foreign_pid = foreign[0]
+            return
         rows = connection.execute(_BREAK_LOCK, {"slot": self._names.slot, "idle": LOCK_HOLDER_IDLE_S}).fetchall()
         for is_ended, pid in rows:
             _log.warning("replication.lock_holder_terminated", slot=self._names.slot, pid=pid, is_ended=is_ended)

@@ -63,6 +63,7 @@ from penstock.replication.state import ReceiverPhase
 from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, published_cell, receiver_cell
 from penstock.service.facts import RecordedFacts
 from penstock.service.faults import EngineFaults, NoFaults
+from penstock.service.handover import Handover
 from penstock.service.lifecycle import RoleContext, read_heartbeat
 from penstock.service.settings import Settings
 from penstock.service.sleep import Sleeper
@@ -72,6 +73,8 @@ from penstock.service.wal_budget import POLL_S, WalBudget
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import (
     Health,
+    LogRange,
+    Opened,
     OpenReply,
     RemoveReply,
     RemoveRequest,
@@ -95,6 +98,8 @@ SETTLED_NOTED_SLACK: Final = 1000
 """So many shapes that are gone may be remembered beside those that are there."""
 CONTROL_ANSWER_S_MAX: Final = 5.0
 """A commit in the control store that takes longer is an alarm: its disk hangs."""
+END_OF_WAIT_S_MAX: Final = 1.0
+"""So soon after a live request has waited in vain it asks a last time."""
 ROUSE_S_MAX: Final = 5.0
 """How long a request waits for a service that slept to be up again, before it is answered with what there is."""
 RETRY_S: Final = 1.0
@@ -308,6 +313,12 @@ class Engine:
             interval_s=settings.eviction_interval_s,
             is_active=lambda: self._is_active.is_set() and not self.sleeper.is_asleep,
         )
+        self._handover = Handover(
+            settings.data_dir,
+            self.consumers.registry,
+            self.consumers.settler,
+            are_generated_published=lambda: self._are_generated_published,
+        )
         self._compactor = LogCompactor(
             self.consumers.registry, self._store, interval_s=settings.compaction_interval_s, chance=random.random
         )
@@ -380,6 +391,7 @@ class Engine:
                 group.create_task(self._evictor.run(), name="eviction"),
                 group.create_task(self.sleeper.run(), name="sleep"),
                 group.create_task(self._compactor.run(), name="compaction"),
+                group.create_task(self._handover.run(), name="handover"),
             ]
             reading = group.create_task(self._read(inherited), name="intake")
             stopped = group.create_task(stopping.wait(), name="stop")
@@ -914,19 +926,52 @@ class EngineSource:
         Speak for this engine.
         """
         self._engine: Final = engine
+        self._waits_ended: Final[dict[tuple[str | None, LogOffset | None], float]] = {}
 
     async def open(self, request: ShapeRequest) -> OpenReply:
         """
         See `ShapeSource.open`.
         """
-        await self._engine.rouse()
+        if self._is_end_of_wait(request):
+            unchanged = self._find_unchanged(request)
+            if unchanged is not None:
+                return unchanged
+        else:
+            await self._engine.rouse()
         return await self._engine.consumers.catalog.open(request)
 
     async def wait(self, handle: str, after: LogOffset) -> WaitReply:
         """
         See `ShapeSource.wait`.
         """
-        return await self._engine.consumers.catalog.wait(handle, after)
+        try:
+            return await self._engine.consumers.catalog.wait(handle, after)
+        except asyncio.CancelledError:
+            if self._engine.sleeper.is_asleep:
+                self._waits_ended[handle, after] = time.monotonic()
+            raise
+
+    def _find_unchanged(self, request: ShapeRequest) -> Opened | None:
+        """
+        Answer for a shape that has nothing new without asking the database; None when that cannot be done.
+        """
+        entry = None if request.handle is None else self._engine.consumers.registry.find(request.handle)
+        log = None if entry is None or entry.condemned is not None or entry.consumer is None else entry.consumer.log
+        if entry is None or log is None or request.offset is None or log.last > request.offset:
+            return None
+        # What ends a wait in vain has no schema.
+        seen = self._engine.health().last_seen_lsn
+        return Opened(entry.handle, "", LogRange(request.offset, log.last), seen)
+
+    def _is_end_of_wait(self, request: ShapeRequest) -> bool:
+        """
+        Tell whether this asks a last time for what a live request that began before the sleep has waited for: that one
+        ends as it would have ended anyway, and wakes nobody.
+        """
+        ended_at = self._waits_ended.pop((request.handle, request.offset), None)
+        if not self._engine.sleeper.is_asleep:
+            self._waits_ended.clear()
+        return request.is_live and ended_at is not None and time.monotonic() - ended_at < END_OF_WAIT_S_MAX
 
     async def health(self) -> Health:
         """

@@ -96,6 +96,27 @@ class FolderLock:
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
             return cls(descriptor)
 
+    @classmethod
+    def attempt(cls, folder: Path) -> FolderLock | None:
+        """
+        Take the lock if nobody has it now; None when somebody does.
+
+        Raises:
+            ConfigError: files there cannot be locked.
+        """
+        descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as cause:
+            os.close(descriptor)
+            raise ConfigError(f"files in {folder} cannot be locked ({cause.strerror}): choose a local disk") from cause
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        return cls(descriptor)
+
     def release(self) -> None:
         """
         Give our hold up; the lock is free when all processes that inherited it have ended too.

@@ -19,6 +19,7 @@ from penstock.errors import ConfigError
 from penstock.liveness.board import Board
 from penstock.service.folder import FolderLock, prepare_folder
 from penstock.service.lifecycle import WakePipe
+from penstock.service.standby import stand_by
 
 if TYPE_CHECKING:
     from penstock.service.settings import Settings
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 _BACKLOG: Final = 4096
 _OPEN_FILES_MAX: Final = 1_048_576
 _SOCKET_PATH_BYTES_MAX: Final = 100
-_LOCK_PATIENCE_S: Final = 5.0
+
+
+class StandbyEndedError(Exception):
+    """
+    Met by whoever starts a service that was asked to end before the data folder was its own. Ends in order.
+    """
 
 
 class Foundation:
@@ -44,10 +50,11 @@ class Foundation:
 
     def __init__(self, settings: Settings) -> None:
         """
-        Lay it.
+        Lay it. While another service has the data folder, serve from there what can be served, and wait.
 
         Raises:
             ConfigError: the folder or the port is not to be had.
+            StandbyEndedError: asked to end while waiting for the folder.
         """
         with contextlib.ExitStack() as undo:
             if settings.storage == "memory":
@@ -57,14 +64,15 @@ class Foundation:
             prepare_folder(settings.data_dir)
             if settings.relay_dir is not None:
                 prepare_folder(settings.relay_dir)
-            self.lock: Final = FolderLock.take(
-                settings.data_dir, patience_s=settings.drain_timeout_s + _LOCK_PATIENCE_S
-            )
-            undo.callback(self.lock.release)
             _raise_open_files()
             self.listeners: Final = _listen(settings.host, settings.port)
             for listener in self.listeners:
                 undo.callback(listener.close)
+            lock = FolderLock.attempt(settings.data_dir) or stand_by(settings, self.listeners)
+            if lock is None:
+                raise StandbyEndedError
+            self.lock: Final = lock
+            undo.callback(self.lock.release)
             self.board: Final = Board.create_in_memory()
             undo.callback(self.board.close)
             self.engine_wake: Final = WakePipe.create()

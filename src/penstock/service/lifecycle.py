@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 import structlog
 
-from penstock.errors import PenstockError, Policy
+from penstock.errors import OwnershipLostError, PenstockError, Policy
 from penstock.liveness.board import Board, Cell
 from penstock.liveness.heartbeat import Heartbeat
 from penstock.service import settings as settings_module
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 EXIT_CONFIG: Final = 78
 """A fault that only a person can mend (EX_CONFIG of sysexits.h)."""
+EXIT_YIELDED: Final = 79
+"""Another instance has taken over: the whole service is to end."""
 EXIT_ORPHANED: Final = 75
 """The supervisor went away and the role did not end in time."""
 
@@ -407,7 +409,7 @@ def run_role(
         if verdict is None:
             return 1
         context.report(verdict.message)
-        return EXIT_CONFIG
+        return EXIT_YIELDED if isinstance(verdict, OwnershipLostError) else EXIT_CONFIG
     finally:
         queue.flush()
     return 0

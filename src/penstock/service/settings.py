@@ -173,7 +173,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         options = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
         if self.database_ca_certificate_file is not None:
             options["sslrootcert"] = str(self.database_ca_certificate_file)
-            options.setdefault("sslmode", "verify-full")
+            # `require` alone verifies nothing, which is not what somebody means who names a CA.
+            options["sslmode"] = "verify-ca" if options.get("sslmode") == "verify-ca" else "verify-full"
         for name, value in self.tcp_options().items():
             options.setdefault(name, value)
         options.setdefault("application_name", "penstock")

@@ -18,7 +18,8 @@ Theory of operation
 
 Exit statuses of the service
     0 ended in order; 1 ended in haste; 2 could not start (settings, folder, port); 70 a part cannot live (its budget of
-    restarts is used up); 78 only a person can help (what, is said on standard error).
+    restarts is used up); 78 only a person can help (what, is said on standard error);
+    79 another instance has taken over.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from penstock.errors import OwnershipLostError
 from penstock.liveness.board import Cell
 from penstock.liveness.heartbeat import HeartbeatWatch
 from penstock.service import settings as settings_module
-from penstock.service.foundation import Foundation
+from penstock.service.foundation import Foundation, StandbyEndedError
 from penstock.service.lifecycle import (
     EXIT_CONFIG,
+    EXIT_YIELDED,
     ROLE_MODULES,
     STOP_BYTE,
     ChildState,
@@ -285,6 +288,9 @@ class Supervisor:
             log.info("ended", part=child.name, how=how)
             return
         log.warning("ended", part=child.name, how=how, lived_s=round(lived_s, 3), why=sentence)
+        if process.returncode == EXIT_YIELDED:
+            self._end(Outcome(EXIT_YIELDED, sentence), now)
+            return
         if process.returncode == EXIT_CONFIG and not child.was_ready:
             self._end(Outcome(EXIT_CONFIG, sentence or f"the {child.name} needs a person's help, see the log"), now)
             return
@@ -439,7 +445,11 @@ def serve(settings: Settings) -> Outcome:
     Raises:
         ConfigError: it cannot start.
     """
-    with Foundation(settings) as foundation:
+    try:
+        foundation = Foundation(settings)
+    except StandbyEndedError:
+        return Outcome(EXIT_IN_ORDER)
+    with foundation:
         log.info(
             "serving",
             database=settings_module.describe_database(settings.database_url),
@@ -488,7 +498,7 @@ def run_single(foundation: Foundation) -> Outcome:
         verdict = find_verdict(error)
         if verdict is None:
             raise
-        return Outcome(EXIT_CONFIG, verdict.message)
+        return Outcome(EXIT_YIELDED if isinstance(verdict, OwnershipLostError) else EXIT_CONFIG, verdict.message)
     finally:
         deadline.cancel()
         for number, handler in before.items():

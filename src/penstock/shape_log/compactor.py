@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import NamedTuple
 
 from penstock.errors import CorruptLogError
 from penstock.shape_log.compaction import (
@@ -33,11 +34,12 @@ from penstock.shape_log.compaction import (
     read_index,
 )
 from penstock.shape_log.disk import Disk
-from penstock.shape_log.reader import recover, verify
+from penstock.shape_log.reader import look, recover, verify
 from penstock.shape_log.records import (
     DATA_MAGIC,
     DATA_NAME,
     HEADER_BYTES,
+    INDEX_NAME,
     check_header,
     encode_header,
     tells_compacting,
@@ -144,6 +146,45 @@ def recover_compacted(disk: Disk, folder: str, incarnation: int, chunk_bytes_max
         if compaction is None or compaction.number != number:
             _remove(disk, folder, number)
     return found._replace(is_compacting=is_compacting, compaction=compaction)
+
+
+class Seen(NamedTuple):
+    """
+    What the files of a log looked like, so that a change is noticed.
+
+    Attributes:
+        index_bytes: length of the index.
+        compactions: numbers of compactions, whole or not.
+        end: how far the log was good.
+    """
+
+    index_bytes: int
+    compactions: frozenset[int]
+    end: LogOffset
+
+
+def peek_compacted(
+    disk: Disk, folder: str, incarnation: int, chunk_bytes_max: int, *, settled: LogOffset, before: Seen | None
+) -> tuple[Seen, Recovered] | None:
+    """
+    Conclude what files hold that another process writes, and leave them as they are; None when they have not changed.
+
+    Raises: as `reader.look`.
+    """
+    index_bytes = disk.size(f"{folder}/{INDEX_NAME}")
+    numbers = frozenset(number_of(name) for name in disk.list_folder(folder)) - {0}
+    if before is not None:
+        if (index_bytes, numbers) == before[:2]:
+            return None
+        settled = max(settled, before.end)
+    found = look(disk, folder, incarnation, chunk_bytes_max, settled)
+    for number in sorted(numbers, reverse=True):
+        with suppress(CorruptLogError, FileNotFoundError):
+            compaction = _read(disk, folder, number, incarnation, chunk_bytes_max)
+            if _fits(compaction, found):
+                found = found._replace(compaction=compaction)
+                break
+    return Seen(index_bytes, numbers, found.end.last), found
 
 
 def _fits(compaction: Compaction, found: Recovered) -> bool:

@@ -32,7 +32,7 @@ from typing import Final, TypeVar
 from penstock.errors import CorruptLogError, ShapeError
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.shape_log.compaction import KEPT_CHUNKS_COUNT, Compaction, data_name
-from penstock.shape_log.compactor import CompactJob, SourceChunk, find_start_compacted, verify_chunk
+from penstock.shape_log.compactor import CompactJob, Seen, SourceChunk, find_start_compacted, verify_chunk
 from penstock.shape_log.disk import Disk, as_log_error
 from penstock.shape_log.pool import DiskPool
 from penstock.shape_log.reader import find_start, verify
@@ -110,6 +110,7 @@ class FileShapeLog:
         "incarnation",
         "is_compacting",
         "is_given_up",
+        "seen",
     )
 
     def __init__(
@@ -136,6 +137,8 @@ class FileShapeLog:
         self.incarnation = incarnation
         self.is_compacting = is_compacting
         self.is_given_up = False
+        self.seen: Seen | None = None
+        """What its files looked like when they were looked at, if another process writes them."""
         self._compaction: Compaction | None = None
         self._is_compacting_now = False
         self._is_compaction_verified: set[int] = set()

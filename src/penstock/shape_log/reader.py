@@ -68,6 +68,22 @@ def recover(disk: Disk, folder: str, incarnation: int, chunk_bytes_max: int, set
     return recovered
 
 
+def look(disk: Disk, folder: str, incarnation: int, chunk_bytes_max: int, settled: LogOffset) -> Recovered:
+    """
+    Conclude what the files of a log hold, as `recover` does, and leave them as they are: another process writes them.
+
+    Raises:
+        CorruptLogError: they verify less than `settled`.
+        FormatVersionError: newer code writes them.
+        OSError: as the disk says.
+    """
+    data_path, index_path = f"{folder}/{DATA_NAME}", f"{folder}/{INDEX_NAME}"
+    check_header(disk.read(data_path, 0, HEADER_BYTES), DATA_MAGIC, incarnation, chunk_bytes_max)
+    records = survey(disk.read(index_path, 0, disk.size(index_path)), incarnation, chunk_bytes_max)
+    # The data are written before the records that name them, so the length is asked after those were read.
+    return conclude(records, disk.size(data_path), settled, lambda record: _is_intact(disk, data_path, record))
+
+
 def _proven(records: Sequence[IndexRecord], settled: LogOffset) -> tuple[int, int]:
     """
     Tell how many bytes of data and how many records the catalog vouches for.

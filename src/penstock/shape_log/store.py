@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from penstock.errors import ShapeError, SyncFailedError
+from penstock.errors import CorruptLogError, ShapeError, SyncFailedError
 from penstock.shape_log.compaction import WINDOW_BYTES_MAX, Compaction
-from penstock.shape_log.compactor import compact, recover_compacted
+from penstock.shape_log.compactor import compact, peek_compacted, recover_compacted
 from penstock.shape_log.disk import Disk, PosixDisk, as_log_error
 from penstock.shape_log.log import FileShapeLog, LogFolder
 from penstock.shape_log.pool import DiskPool
@@ -168,6 +168,44 @@ class FileShapeLogStore:
         log = FileShapeLog(self._folder, path, handle, incarnation, chunk_bytes_max)
         log.take_over(found)
         self._logs[incarnation] = log
+        return log
+
+    async def peek(
+        self, handle: str, incarnation: int, chunk_bytes_max: int, *, settled: LogOffset, known: FileShapeLog | None
+    ) -> FileShapeLog:
+        """
+        See what the files of a log hold that another process writes, and touch none of them.
+
+        Args:
+            handle: of the shape.
+            incarnation: likewise.
+            chunk_bytes_max: likewise.
+            settled: a place that is known to be good; what lies behind it is verified.
+            known: what was seen before; given again when nothing was added.
+
+        Raises:
+            CorruptLogError: they verify less than `settled`, or are not there any more.
+            FormatVersionError: newer code writes them.
+            LogError: the disk refused.
+        """
+        path = self._path(handle, incarnation)
+        folder = f"{self._root}/{path}"
+        before = None if known is None else known.seen
+        call = partial(
+            peek_compacted, self._disk, folder, incarnation, chunk_bytes_max, settled=settled, before=before
+        )
+        try:
+            found = await self._run(self._readers, incarnation, call, "looking at a shape log")
+        except SyncFailedError as cause:
+            if isinstance(cause.__cause__, FileNotFoundError):
+                raise CorruptLogError("the files of a shape log are gone") from cause
+            raise
+        if found is None:
+            assert known is not None
+            return known
+        log = FileShapeLog(self._folder, path, handle, incarnation, chunk_bytes_max)
+        log.take_over(found[1])
+        log.seen = found[0]
         return log
 
     async def settle(self, logs: Collection[_Numbered]) -> Mapping[int, SettleOutcome]:

@@ -6,10 +6,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from harness.oracle import Audience
 from harness.service import PYTHON, Service
+from harness.waiting import until
 from harness.workload import ShapeUnderTest
 from penstock.testing.postgres import ThrowawayPostgres, free_port
 
@@ -88,15 +90,22 @@ def test_a_server_without_logical_wal_ends_it_with_the_setting(tmp_path: Path) -
     assert "logical" in last_line(ended.stderr)
 
 
-async def test_a_second_service_on_the_same_folder_is_refused(database: Any, tmp_path: Path) -> None:
+async def test_a_second_service_on_the_same_folder_waits_and_can_be_ended(database: Any, tmp_path: Path) -> None:
     """
-    Two services never own one data folder: the second names the process that has it.
+    Two services never own one data folder: the second says that it waits, and ends in order when it is told to.
     """
-    async with Service(database.url, tmp_path) as service:
-        assert service.process is not None
-        ended = await asyncio.to_thread(serve_once, tmp_path, database.url, "--insecure")
-        assert ended.returncode == 2, ended.stderr
-        assert str(service.process.pid) in last_line(ended.stderr)
+    async with Service(database.url, tmp_path):
+        second = Service(database.url, tmp_path)
+        second.start()
+
+        async def is_waiting() -> bool:
+            try:
+                return (await second.get("/v1/health")).json() == {"status": "waiting"}
+            except httpx.TransportError:
+                return False
+
+        await until("the second waits", is_waiting)
+        await second.stop()
 
 
 async def test_the_secret_guards_shapes_and_status_and_nothing_else(database: Any, tmp_path: Path) -> None:
