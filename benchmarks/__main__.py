@@ -18,6 +18,10 @@ from benchmarks.initial_sync import FIRST, SECOND, measure_initial_sync
 from benchmarks.progress import say
 from benchmarks.reference import find_tool
 from benchmarks.report import Figure, make_report, render, write
+from benchmarks.routing import ADDING, DISTINCT, HIT, MISS, SHARING, SORTED, measure_routing
+from benchmarks.routing import NAMES as ROUTING
+from benchmarks.shape_memory import MEMORY, RESTART, measure_shape_memory
+from benchmarks.shape_memory import NAMES as SHAPE_MEMORY
 from benchmarks.source import Source
 from penstock.errors import PenstockError
 
@@ -29,6 +33,14 @@ SCENARIOS: Final = {
     FIRST: "a table to the first client of its shape",
     SECOND: "the same to the second client",
     LATENCY: "COMMIT to live client, nothing else to do",
+    HIT: "a change to the shapes it concerns, by their number",
+    MISS: "a change that concerns none of them",
+    SORTED: "the same with conditions column > constant",
+    SHARING: "the same, no index helps, alike but for constants",
+    DISTINCT: "the same, no index helps, all different",
+    ADDING: "adding and removing a shape next to many",
+    MEMORY: "memory of an idle shape, of many",
+    RESTART: "restart with many shapes",
 }
 ROWS_DEFAULT: Final = 1_000_000
 ROWS_MIN: Final = 1000
@@ -84,7 +96,11 @@ def main(rows: int, names: Sequence[str], *, single_process: bool) -> None:
 
 
 def _measure(wanted: frozenset[str], rows: int, *, single_process: bool) -> tuple[list[Figure], str]:
-    figures: list[Figure] = []
+    figures = measure_routing(wanted) if wanted & ROUTING else []
+    if wanted & SHAPE_MEMORY:
+        figures += measure_shape_memory(wanted)
+    if wanted <= ROUTING | SHAPE_MEMORY:
+        return figures, "none"
     with Source() as source, tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         for tool in ("pg_recvlogical", "psql"):
             find_tool(source.server, tool)

@@ -111,6 +111,13 @@ _PLACE: Final = re.compile(r"@(\d+)@")
 
 @functools.lru_cache(maxsize=_TEMPLATES_MAX)
 def _factory(source: str, names: tuple[tuple[str, object], ...]) -> Callable[..., Any]:
+    return compile_source(source, names)
+
+
+def compile_source(source: str, names: tuple[tuple[str, object], ...]) -> Callable[..., Any]:
+    """
+    Compile a module of ours, which may name these objects; gives its `make`.
+    """
     namespace: dict[str, Any] = {**NAMES, **_RUNTIME, **dict(names)}
     exec(compile(source, "<where>", "exec"), namespace)  # noqa: S102 - our own text; no word of a user is in it
     make: Callable[..., Any] = namespace["make"]

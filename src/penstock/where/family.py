@@ -11,6 +11,9 @@ A condition that compares what depends on the row alone with one constant (`colu
 the member is included when the constant is on one side of the row's value. So members that are sorted by their
 constants are found by a binary search, and cost nothing but those that are found.
 
+Families of one member each can be written into one function (`bind_together`): reading columns is shared by all of
+them, and there is one call where there were many. When what they share fails, the owner asks each for itself.
+
 Invariant: a member is yielded exactly when `Clause.compile_filter` of its condition answers true. Pure.
 """
 
@@ -19,14 +22,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from textwrap import indent
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from penstock.errors import InvalidShapeError
 from penstock.where.datetimes import date_rank
-from penstock.where.evaluate import Emitter, Row, is_row_only, load
+from penstock.where.evaluate import Emitter, Row, compile_source, is_row_only, load
 from penstock.where.facts import CaseMapping
+from penstock.where.functions import type_word
 from penstock.where.tree import Call, Node
 from penstock.where.types import is_array
 from penstock.where.values import INTEGERS, order_key
@@ -38,6 +42,8 @@ Read: TypeAlias = Callable[[Row], Any]
 """Gives what a row is ordered by; None when no member is included."""
 
 _TURNED: Final = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_CONSTANT: Final = re.compile(r"\bk(\d+)\b")
+_PART: Final = re.compile(r"\bh(\d+)\b")
 _COLUMN: Final = re.compile(r"r\[@(\d+)@\]")
 
 
@@ -56,6 +62,22 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """
+    A condition in parts, as text.
+
+    Attributes:
+        prelude: what depends on the row alone; the n-th is named `hn` in the rest.
+        body: the condition, with `kn` for the n-th constant.
+        constants_count: how many constants there are; not all of them need be in the body.
+    """
+
+    prelude: tuple[str, ...]
+    body: str
+    constants_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """
     Conditions without their constants. Equal ones share their functions.
@@ -65,12 +87,14 @@ class Family:
         columns: the columns that are read, in the order of their numbers.
         names: objects that the sources name.
         order: how members are ordered, if they are.
+        parts: for writing it into one function with other families; None where that is not possible.
     """
 
     source: str
     columns: tuple[str, ...]
     names: tuple[tuple[str, object], ...]
     order: Order | None = None
+    parts: Parts | None = field(default=None, compare=False)
 
     def bind(self, places: Sequence[int]) -> Ask:
         """
@@ -121,12 +145,17 @@ def family_of(node: Node, case: CaseMapping | None) -> Member:
     else:
         source = _module(plain, body, *apart)
         names.update(apart[0].names)
+    parts = None
+    # How letters are mapped is an object that another condition may have another one of, under the same name.
+    if not plain.functions and "case" not in names:
+        prelude, text = ((), body) if apart is None else (apart[0].prelude, apart[1])
+        parts = Parts(prelude, text, len(constants))
     ordering = _order_of(node, case)
-    if ordering is None:
-        return Member(Family(source, plain.columns, tuple(sorted(names.items()))), constants)
-    names.update(ordering.names)
-    family = Family(source, plain.columns, tuple(sorted(names.items())), ordering.order)
-    return Member(family, constants, ordering.threshold)
+    if ordering is not None:
+        names.update(ordering.names)
+    order, threshold = (None, None) if ordering is None else (ordering.order, ordering.threshold)
+    family = Family(source, plain.columns, tuple(sorted(names.items())), order, parts)
+    return Member(family, constants, threshold)
 
 
 def _write_apart(
@@ -175,6 +204,52 @@ def _loop(names: str, body: str, functions: Sequence[str] = ()) -> list[str]:
     ]
 
 
+AskTogether: TypeAlias = Callable[[Row, Sequence[Any], Sequence[Any], Found], bool]
+"""Takes a row, the constants of all members in a row, and what to yield for each; tells whether they could be asked."""
+
+
+def bind_together(families: Sequence[tuple[Family, Sequence[int]]]) -> AskTogether:
+    """
+    Write families that have `parts` into one function, for rows that have the columns of each at these places.
+
+    It asks one member of each.
+    """
+    shared: dict[str, str] = {}
+    names: dict[str, object] = {}
+    columns: dict[int, None] = {}
+    lines: list[str] = []
+    first = 0
+    for number, (family, places) in enumerate(families):
+        parts = family.parts
+        assert parts is not None
+        names.update(family.names)
+        columns.update(dict.fromkeys(places))
+        local: list[str] = []
+        for text in parts.prelude:
+            value = _rewrite(text.partition(" = ")[2], places, first, ())
+            local.append(shared.setdefault(value, f"p{len(shared)}"))
+        lines += ["        try:", f"            if {_rewrite(parts.body, places, first, local)}:"]
+        lines += [f"                found[members[{number}]] = None", "        except FAILURES:", "            pass"]
+        first += parts.constants_count
+    head = ["def make():", "    def ask(r, ks, members, found):"]
+    head += [f"        c{at} = r[{at}]" for at in columns]
+    if shared:
+        head += ["        try:", *(f"            {name} = {text}" for text, name in shared.items())]
+        head += ["        except FAILURES:", "            return False"]
+    source = "\n".join([*head, *lines, "        return True", "    return ask\n"])
+    made: AskTogether = compile_source(source, tuple(names.items()))()
+    return made
+
+
+def _rewrite(text: str, places: Sequence[int], first: int, parts: Sequence[str]) -> str:
+    """
+    Give columns, constants and parts the names that they have among many families.
+    """
+    text = _COLUMN.sub(lambda match: f"c{places[int(match[1])]}", text)
+    text = _CONSTANT.sub(lambda match: f"ks[{first + int(match[1])}]", text)
+    return _PART.sub(lambda match: parts[int(match[1])], text)
+
+
 class _Ordering(NamedTuple):
     order: Order
     names: tuple[tuple[str, object], ...]
@@ -197,8 +272,9 @@ def _order_of(node: Node, case: CaseMapping | None) -> _Ordering | None:
             continue
         body = emitter.value(node.args[index]).code
         row_key, threshold_key = keys[index], keys[1 - index]
-        names = emitter.names if row_key is None else (*emitter.names, ("rank", row_key))
-        found = "t" if row_key is None else "None if t is None else rank(t)"
+        rank = f"rank_{type_word(node.overload.args[index])}"
+        names = emitter.names if row_key is None else (*emitter.names, (rank, row_key))
+        found = "t" if row_key is None else f"None if t is None else {rank}(t)"
         source = "\n".join(
             [
                 "def make():",

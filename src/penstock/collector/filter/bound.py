@@ -13,7 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
-from penstock.collector.filter.buckets import Bucket, Group, Groups, Held, Members, Question, SortedMembers, all_of
+from penstock.collector.filter.buckets import (
+    Batch,
+    Bucket,
+    Everywhere,
+    Group,
+    Groups,
+    Held,
+    Members,
+    Question,
+    SortedMembers,
+    all_of,
+)
 from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Row
 from penstock.where.evaluate import FAILURES
@@ -74,7 +85,7 @@ class Bound:
 
     __slots__ = ("_functions", "_places", "asked_places", "asks", "look_ups", "relation")
 
-    def __init__(self, relation: RelationDescription, probes: Iterable[Probe], everywhere: Bucket) -> None:
+    def __init__(self, relation: RelationDescription, probes: Iterable[Probe], everywhere: Everywhere) -> None:
         """
         Find the places of all columns that are asked about.
         """
@@ -86,21 +97,62 @@ class Bound:
         self.look_ups: list[LookUp] = [self._look_up_in(probe) for probe in probes]
         self.asks: list[tuple[Callable[[Row, Any, Groups], None], Any, int]] = []
         bits: dict[int, int] = {}
-        for question, members in everywhere.asked.items():
+        alone = dict(everywhere.asked)
+        for batch in everywhere.batches:
+            together = self._batch(batch, everywhere)
+            if together is not None:
+                self.asks.append((together, None, self._mask(batch.questions, bits)))
+                for question in batch.questions:
+                    del alone[question]
+        for question, members in alone.items():
             functions = self._functions_of(question)
             if functions is None:
                 self.look_ups.append(_Lost(members))
                 continue
-            mask = 0
-            for at in self._places_of(question) or ():
-                mask |= bits.setdefault(at, 1 << len(bits))
             ask, search = functions
+            mask = self._mask((question,), bits)
             if isinstance(members, SortedMembers):
                 assert search is not None
                 self.asks.append((search, members, mask))
             else:
                 self.asks.append((ask, members.rows, mask))
         self.asked_places: list[tuple[int, int]] = list(bits.items())
+
+    def _mask(self, questions: Iterable[Question], bits: dict[int, int]) -> int:
+        """
+        Give the columns that questions are about as bits.
+        """
+        mask = 0
+        for question in questions:
+            for at in self._places_of(question) or ():
+                mask |= bits.setdefault(at, 1 << len(bits))
+        return mask
+
+    def _batch(self, batch: Batch, everywhere: Everywhere) -> Callable[[Row, None, Groups], None] | None:
+        """
+        Give the function that asks the questions of a batch; None when a column of one is not there as it was.
+        """
+        places: list[tuple[int, ...]] = []
+        groups: list[Group] = []
+        constants: list[Any] = []
+        for question in batch.questions:
+            here = self._places_of(question)
+            if here is None:
+                return None
+            (group,) = everywhere.asked[question]
+            places.append(here)
+            groups.append(group)
+            constants += group.row[:-1]
+        ask = batch.ask(tuple(places))
+
+        def together(row: Row, members: None, found: Groups) -> None:
+            del members
+            if not ask(row, constants, groups, found):
+                # What they share cannot be computed: one of them may not need it.
+                for group in groups:
+                    self.ask_one(group, row, found, {})
+
+        return together
 
     def forget(self, question: Question) -> None:
         """

@@ -43,7 +43,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange
 from penstock.collector.filter.bound import ANY_ARRAY, Bound, Probe, ProbeColumn
-from penstock.collector.filter.buckets import Bucket, Group, Groups, Question, add_to, count_at, remove_from
+from penstock.collector.filter.buckets import Everywhere, Group, Groups, Question, add_to, count_at, remove_from
 from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Row
 from penstock.shapes.condition import DESCRIPTIONS_COUNT_MAX, Condition
@@ -98,7 +98,7 @@ class ConditionIndex:
         # By identity: equal conditions are one object as long as one of them is held.
         self._groups: dict[Condition, Group] = {}
         self._probes: dict[tuple[tuple[ProbeColumn, ...], bool], Probe] = {}
-        self._everywhere: Final = Bucket()
+        self._everywhere: Final = Everywhere()
         self._questions: dict[tuple[Family, tuple[tuple[int, int], ...]], Question] = {}
         # By identity of descriptions; forgotten when a probe, or a question to all rows, comes or goes.
         self._bound: dict[int, Bound] = {}
@@ -118,7 +118,9 @@ class ConditionIndex:
         """
         Whether nothing is left of what was added.
         """
-        return not (self._groups or self._probes or len(self._everywhere) or self._questions)
+        return not (
+            self._groups or self._probes or len(self._everywhere) or self._everywhere.batches or self._questions
+        )
 
     def add(self, incarnation: int, condition: Condition) -> Group:
         """
@@ -142,8 +144,10 @@ class ConditionIndex:
         del self._groups[group.condition]
         question = group.question
         if group.is_everywhere:
+            assert question is not None
+            before = self._way_to(question)
             self._everywhere.remove(group)
-            if question not in self._everywhere.asked:
+            if self._way_to(question) != before:
                 self._bound.clear()
         for probe, key in zip(group.places[::2], group.places[1::2], strict=True):
             remove_from(probe.held, key, group)
@@ -163,10 +167,11 @@ class ConditionIndex:
         plan = index_plan(clause)
         if plan is None or not all(plan.branches):
             self._ask(group, question_of(clause), frozenset())
-            is_new = group.question not in self._everywhere.asked
+            assert group.question is not None
+            before = self._way_to(group.question)
             group.is_everywhere = True
             self._everywhere.add(group)
-            if is_new:
+            if self._way_to(group.question) != before:
                 self._bound.clear()
             return
         paths = [self._path(group, branch) for branch in plan.branches]
@@ -194,6 +199,12 @@ class ConditionIndex:
         group.row = (*member.constants, group)
         group.threshold = member.threshold
         group.is_proved = found_by.union(family.columns).issuperset(group.condition.types)
+
+    def _way_to(self, question: Question) -> tuple[bool, bool]:
+        """
+        Tell how all rows are asked: whether at all, and whether with other questions.
+        """
+        return question in self._everywhere.asked, self._everywhere.is_batched(question)
 
     def _path(self, group: Group, branch: Branch) -> _Path:
         equals = _by_column(branch)

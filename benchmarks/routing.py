@@ -1,0 +1,181 @@
+"""
+What it costs to find the shapes that a change concerns, by the number of shapes with conditions.
+
+Nothing but the filter index is run: no server, no file, no process but this one. Time is the processor's, so that others
+on the machine disturb as little as they can; each figure is compared with the same for one shape, measured in turns.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.conditions import (
+    TABLE_OID,
+    distinct,
+    inserts,
+    shape_where,
+    shapes_of_accounts,
+    sharing,
+    sorted_by_constant,
+)
+from benchmarks.progress import say
+from benchmarks.report import Figure
+from penstock.collector.abc import RoutedChange
+from penstock.collector.filter.index import FilterIndex
+from penstock.shapes.definition import ShapeDefinition
+
+HIT: Final = "routing-hit"
+MISS: Final = "routing-miss"
+SHARING: Final = "routing-sharing"
+SORTED: Final = "routing-sorted"
+DISTINCT: Final = "routing-distinct"
+ADDING: Final = "routing-adding"
+NAMES: Final = frozenset({HIT, MISS, SHARING, SORTED, DISTINCT, ADDING})
+
+INDEXED_COUNTS: Final = (1_000, 10_000, 100_000)
+UNINDEXED_COUNTS: Final = (10, 100, 1_000)
+ROUNDS: Final = 7
+ROUND_S: Final = 0.05
+"""How long a round of one contestant takes, roughly."""
+_CHANGES_COUNT: Final = 1000
+_NOBODYS_ACCOUNT: Final = 10**9
+_ADDED_COUNT: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class _Contestant:
+    index: FilterIndex
+    changes: list[RoutedChange]
+
+    def time_us(self, count: int) -> float:
+        """
+        Route this many changes, each as a transaction; gives the time of one.
+        """
+        index, changes = self.index, self.changes
+        done = 0
+        start = time.process_time()
+        while done < count:
+            for change in changes[: count - done]:
+                index.match({TABLE_OID: [change]})
+            done += len(changes)
+        return (time.process_time() - start) / count * 1e6
+
+
+def measure_routing(wanted: frozenset[str]) -> list[Figure]:
+    """
+    Measure the wanted of `NAMES`.
+    """
+    figures: list[Figure] = []
+    if wanted & {HIT, MISS, ADDING}:
+        figures += _measure_indexed(wanted)
+    for name, make, words in (
+        (SORTED, sorted_by_constant, "column > constant"),
+        (SHARING, sharing, "alike but for constants"),
+        (DISTINCT, distinct, "all different"),
+    ):
+        if name in wanted:
+            figures += _measure_unindexed(name, make, words)
+    return figures
+
+
+def _index_of(definitions: Sequence[ShapeDefinition]) -> FilterIndex:
+    index = FilterIndex()
+    for number, definition in enumerate(definitions):
+        index.add(number, definition)
+    return index
+
+
+def _measure_indexed(wanted: frozenset[str]) -> list[Figure]:
+    figures: list[Figure] = []
+    one = _index_of([shape_where("account = 0")])
+    grown = FilterIndex()
+    size = 0
+    for count in INDEXED_COUNTS:
+        say(f"routing with {count:,} shapes account = constant")
+        for number, definition in enumerate(shapes_of_accounts(range(size, count)), size):
+            grown.add(number, definition)
+        size = count
+        step = max(1, count // _CHANGES_COUNT)
+        if HIT in wanted:
+            changes = inserts(range(0, count, step), _CHANGES_COUNT)
+            ours, single = _Contestant(grown, changes), _Contestant(one, inserts([0], _CHANGES_COUNT))
+            figures.append(_compare(HIT, f"Routing, {count:,} shapes account = constant, hit", ours, single))
+        if MISS in wanted:
+            changes = inserts([_NOBODYS_ACCOUNT], _CHANGES_COUNT)
+            ours, single = _Contestant(grown, changes), _Contestant(one, changes)
+            figures.append(_compare(MISS, f"Routing, {count:,} shapes account = constant, miss", ours, single))
+    if ADDING in wanted:
+        figures += _measure_adding(grown, one, size)
+    return figures
+
+
+def _measure_adding(grown: FilterIndex, one: FilterIndex, size: int) -> list[Figure]:
+    """
+    Measure adding and removing next to many shapes and next to one.
+    """
+    numbers = range(size, size + _ADDED_COUNT)
+    definitions = shapes_of_accounts(numbers)
+    adding: list[tuple[float, float]] = []
+    removing: list[tuple[float, float]] = []
+    for _ in range(ROUNDS):
+        pairs = []
+        for index in (grown, one):
+            gc.collect()
+            start = time.process_time()
+            for number, definition in zip(numbers, definitions, strict=True):
+                index.add(number, definition)
+            middle = time.process_time()
+            for number in numbers:
+                index.remove(number)
+            end = time.process_time()
+            pairs.append(((middle - start) / _ADDED_COUNT * 1e6, (end - middle) / _ADDED_COUNT * 1e6))
+        adding.append((pairs[0][0], pairs[1][0]))
+        removing.append((pairs[0][1], pairs[1][1]))
+    return [
+        _figure(ADDING, f"Adding a shape to {size:,}, its condition compiled", "µs", "next to one", adding),
+        _figure(ADDING, f"Removing a shape from {size:,}", "µs", "next to one", removing),
+    ]
+
+
+def _measure_unindexed(name: str, make: Callable[[int], list[str]], words: str) -> list[Figure]:
+    figures: list[Figure] = []
+    changes = inserts([_NOBODYS_ACCOUNT], _CHANGES_COUNT)
+    one = _Contestant(_index_of([shape_where(make(1)[0])]), changes)
+    for count in UNINDEXED_COUNTS:
+        say(f"routing with {count:,} shapes {words}")
+        ours = _Contestant(_index_of([shape_where(where) for where in make(count)]), changes)
+        rounds = [(mine / count, single) for mine, single in _rounds(ours, one)]
+        figures.append(_figure(name, f"Routing, {count:,} shapes {words}, a shape", "µs", "one shape", rounds))
+    return figures
+
+
+def _compare(name: str, scenario: str, ours: _Contestant, single: _Contestant) -> Figure:
+    return _figure(name, scenario, "µs", "one shape", _rounds(ours, single))
+
+
+def _rounds(ours: _Contestant, single: _Contestant) -> list[tuple[float, float]]:
+    """
+    Let both route the same number of changes for about `ROUND_S`, in turns.
+    """
+    ours.time_us(100)
+    single.time_us(100)
+    gc.collect()
+    count = max(50, int(ROUND_S * 1e6 / ours.time_us(100)))
+    return [(ours.time_us(count), single.time_us(count)) for _ in range(ROUNDS)]
+
+
+def _figure(name: str, scenario: str, unit: str, reference: str, rounds: Sequence[tuple[float, float]]) -> Figure:
+    return Figure(
+        name=name,
+        scenario=scenario,
+        unit=unit,
+        penstock=statistics.median(mine for mine, _ in rounds),
+        reference=statistics.median(other for _, other in rounds),
+        reference_name=reference,
+        ratios=tuple(other / mine for mine, other in rounds),
+    )
