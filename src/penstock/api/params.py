@@ -100,18 +100,6 @@ def find_handle(query: Query) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def redact_query(raw: bytes) -> str:
-    """
-    Give a query string that may be logged: values that could be secrets are replaced, whatever else is wrong with it.
-    """
-    pairs: list[str] = []
-    for pair in raw.decode("latin-1").split("&"):
-        key, equals, _ = pair.partition("=")
-        name = unquote_to_bytes(key.replace("+", " ")).decode("latin-1").lower()
-        pairs.append(f"{key}=[REDACTED]" if equals and name in names.REDACTED_PARAMETERS else pair)
-    return "&".join(pairs)
-
-
 def _decode_text(raw: bytes) -> str:
     if b"%" not in raw and b"+" not in raw:
         plain = raw

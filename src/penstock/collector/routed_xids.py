@@ -8,8 +8,8 @@ visible, and a snapshot that does not see one of those decoded before the shape 
 
 Limit. At `XIDS_MAX` the older half is folded into a range of ids (its lowest, its highest, its oldest commit). A snapshot
 then counts as not seeing them all when any running id lies in the range, or its `xmax` does: too careful, never too
-careless. `is_crowded` tells early, so that whoever can ask for a snapshot does (`SELECT pg_current_snapshot()` is
-enough) and calls `confirm_visible`.
+careless. Whoever can ask for a snapshot does so every now and then (`SELECT pg_current_snapshot()` is enough) and calls
+`confirm_visible`.
 
 Form: reducer. Pure.
 """
@@ -83,13 +83,6 @@ class RoutedXids:
 
     def __len__(self) -> int:
         return len(self._commits)
-
-    @property
-    def is_crowded(self) -> bool:
-        """
-        Whether a snapshot should be asked for, so that old transactions can be forgotten.
-        """
-        return len(self._commits) * 2 >= self._xids_max or self._folded is not None
 
     def note(self, xid: int, commit_lsn: CommitLsn) -> None:
         """

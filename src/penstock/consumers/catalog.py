@@ -572,15 +572,6 @@ class ShapeCatalog:
             if entries and entries[0].definition.table[1:] == description.id[1:] and oid != description.id.oid:
                 self._start_task(self._compare_table(oid), f"compare table {oid}")
 
-    async def compare_tables(self) -> None:
-        """
-        Compare every table that has shapes with the catalog, and rotate the shapes that do not survive what is found.
-
-        To be called every second or so; a database that is away is no finding.
-        """
-        for oid in self._registry.tables():
-            await self._compare_table(oid)
-
     async def _compare_table(self, oid: int) -> None:
         entries = self._registry.on_table(oid)
         if not entries:

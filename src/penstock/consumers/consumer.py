@@ -107,7 +107,6 @@ class Consumer:
         "done",
         "done_end",
         "incarnation",
-        "is_appending",
         "log",
         "missed",
         "state",
@@ -128,8 +127,6 @@ class Consumer:
         self.log: ShapeLog | None = None
         self.current = 0
         """The transaction being handled, for whoever finds out that handling it failed."""
-        self.is_appending = False
-        """Whether something was appended since this was last cleared."""
         self._floor = done.value
         self._limits: Final = limits
         self._handler: ShapeHandler | None = None
@@ -206,7 +203,6 @@ class Consumer:
                 return answer
             if answer:
                 log.append(commit, answer)
-                self.is_appending = True
             if part.end is None:
                 self._open = commit
                 self._open_bytes += sum(len(element) for _, element in answer)

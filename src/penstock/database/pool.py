@@ -27,14 +27,6 @@ WAIT_S_MAX: Final = 5.0
 _RETRY_S: Final = 0.5
 
 
-def split_pool(total: int) -> tuple[int, int]:
-    """
-    Divide a number of connections between catalog queries and snapshots: (admin, snapshot), each at least 1.
-    """
-    admin = min(max(total // 4, 1), 4)
-    return admin, max(total - admin, 1)
-
-
 class ConnectionPool:
     """
     Up to `size` connections to one database.

@@ -62,8 +62,6 @@ class Cell(IntEnum):
     PUBLISHED_END = 4
     """Receiver: `penstock.relay.abc.PublishedEnd`."""
     ENGINE_HEARTBEAT = 5
-    ENGINE_STATE = 6
-    """Engine: what it tells operators."""
     RECORDED_BOUNDARY = 7
     """Engine: the recorded flush boundary."""
     BREADCRUMB = 8

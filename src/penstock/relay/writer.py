@@ -264,13 +264,6 @@ class RelayWriter:
         return self._log.relay_bytes
 
     @property
-    def queue_bytes(self) -> int:
-        """
-        Bytes of frames that have not been written and, where that is due, synced.
-        """
-        return self._queue_bytes
-
-    @property
     def is_out_of_room(self) -> bool:
         """
         Whether the relay budget is used up, so that nothing is read between transactions.
@@ -283,13 +276,6 @@ class RelayWriter:
         What the disk last refused, in words; None once a session has begun since.
         """
         return self._failure
-
-    @property
-    def oldest_sync_started(self) -> float | None:
-        """
-        When the disk call that has not returned began, on `clock`; None between calls.
-        """
-        return self._log.disk_call_since
 
     def is_disk_hung(self, now: float) -> bool:
         """

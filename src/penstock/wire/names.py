@@ -40,8 +40,6 @@ SUBSET_PREFIX: Final = "subset__"
 OFFSET_NOW: Final = "now"
 """The offset that asks for the end of the log."""
 
-REDACTED_PARAMETERS: Final = frozenset({"secret", "api_secret", "token", "access_token", "api_key", "password"})
-"""Parameters whose values never appear in logs, compared without regard to case."""
 
 # --- response headers ------------------------------------------------------------------------------------------------
 

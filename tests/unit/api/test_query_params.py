@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.api.params import LogRequest, decode_query, find_secret, redact_query, validate
+from penstock.api.params import LogRequest, decode_query, find_secret, validate
 from penstock.errors import DecodeError
 from penstock.shapes.definition import LogMode, Replica
 from penstock.shapes.offset import BEFORE_ALL, OP_INFINITY, LogOffset
@@ -67,16 +67,6 @@ def test_newer_name_of_the_secret_wins() -> None:
     assert find_secret(decode_query(b"api_secret=old&secret=new")) == "new"
     assert find_secret(decode_query(b"api_secret=old")) == "old"
     assert find_secret(decode_query(b"secret[x]=1")) is None
-
-
-def test_secrets_are_redacted_however_they_are_spelled() -> None:
-    """
-    Values of parameters that hold secrets never reach the log.
-    """
-    raw = b"table=t&Secret=a&api%5fsecret=b&TOKEN=c&access_token=d&api_key=e&password=f"
-    redacted = redact_query(raw)
-    assert redacted.count("[REDACTED]") == 6
-    assert "table=t" in redacted
 
 
 # --- valid requests --------------------------------------------------------------------------------------------------

@@ -60,7 +60,6 @@ def test_at_the_limit_it_is_careful_rather_than_careless() -> None:
     """Folded transactions count as unseen while any id in their range runs; a snapshot beyond all forgets them."""
     routed = noted(*range(100, 112), limit=10)
     assert len(routed) == 7
-    assert routed.is_crowded
     assert unseen(routed, "102:200:102")
     assert unseen(routed, "104:104:")
     assert not unseen(routed, "104:104:", up_to=5)

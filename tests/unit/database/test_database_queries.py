@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.database.pool import split_pool
 from penstock.database.queries import (
     PublicationState,
     alter_publication,
@@ -55,14 +54,6 @@ def test_a_clause_cannot_hide_what_follows() -> None:
     """
     sql = copy_snapshot(_definition({"id": 20}, where="id > 1 -- more"), is_partitioned=False)
     assert "WHERE (\nid > 1 -- more\n)" in sql
-
-
-@pytest.mark.parametrize(("total", "sizes"), [(1, (1, 1)), (4, (1, 3)), (8, (2, 6)), (20, (4, 16)), (100, (4, 96))])
-def test_divides_the_connections(total: int, sizes: tuple[int, int]) -> None:
-    """
-    A quarter for the catalog, one to four; the rest for snapshots, at least one.
-    """
-    assert split_pool(total) == sizes
 
 
 def test_reads_a_table() -> None:

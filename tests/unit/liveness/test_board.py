@@ -111,7 +111,7 @@ def _hammer(path: str) -> None:
     while board.read(Cell.SUPERVISOR) is None:
         number += 1
         body = number.to_bytes(8, "big") * (1 + number % 100)
-        board.write(Cell.ENGINE_STATE, body + zlib.crc32(body).to_bytes(4, "big"))
+        board.write(Cell.RECEIVER_STATE, body + zlib.crc32(body).to_bytes(4, "big"))
     board.write(Cell.RECORDED_BOUNDARY, number.to_bytes(8, "big"))
     board.close()
 
@@ -127,7 +127,7 @@ def test_a_reader_beside_a_writer_never_sees_a_mixture(tmp_path: Path) -> None:
     last = 0
     distinct = 0
     while distinct < DISTINCT_WORDS:
-        word = board.read(Cell.ENGINE_STATE)
+        word = board.read(Cell.RECEIVER_STATE)
         if word is None:
             continue
         body, checksum = word[:-4], word[-4:]
@@ -140,7 +140,7 @@ def test_a_reader_beside_a_writer_never_sees_a_mixture(tmp_path: Path) -> None:
     board.write(Cell.SUPERVISOR, b"stop")
     writer.join(30)
     assert writer.exitcode == 0
-    final = board.read(Cell.ENGINE_STATE)
+    final = board.read(Cell.RECEIVER_STATE)
     count = board.read(Cell.RECORDED_BOUNDARY)
     assert final is not None
     assert final[:8] == count
