@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from penstock.api import params
-from penstock.api.admission import Admission, Permit
+from penstock.api.admission import Admission, Kind, Permit
 from penstock.api.plan import Answer, Planner
 from penstock.api.settings import ApiSettings
 from penstock.errors import DecodeError
@@ -54,11 +54,14 @@ class Gate:
                 return UNAUTHORIZED
         return query
 
-    def admit(self, handle: str | None) -> Permit | Answer:
+    def admit(self, handle: str | None, *, is_joining: bool = False) -> Permit | Answer:
         """
         Count a request that brings this handle; an answer says that there are too many.
+
+        One that joins a question under way cannot make a shape: the clients of a worker that died come to another all
+        at once, and are not refused there.
         """
-        kind = self._admission.classify(handle)
+        kind = Kind.EXISTING if is_joining else self._admission.classify(handle)
         permit = self._admission.admit(kind)
         if permit is not None:
             return permit

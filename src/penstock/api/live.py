@@ -158,6 +158,12 @@ class Shared(Generic[_T]):
         """
         return len(self._questions)
 
+    def is_asking(self, key: Hashable) -> bool:
+        """
+        Tell whether a question for this key can be joined.
+        """
+        return key in self._questions
+
     def join(self, key: Hashable, put: Callable[[], Awaitable[_T]], asker: Asker[_T]) -> Question[_T]:
         """
         Wait for the answer to the question for this key, which is put if it is not under way.
@@ -228,6 +234,12 @@ class SharedSource:
         As `open`, without a task for each who asks.
         """
         return self._find_opens(request).join(request, lambda: self._open(request), asker)
+
+    def is_asking(self, request: ShapeRequest) -> bool:
+        """
+        Tell whether `join_open` would join a question that is under way.
+        """
+        return self._find_opens(request).is_asking(request)
 
     def miss_file(self, request: ShapeRequest) -> None:
         """

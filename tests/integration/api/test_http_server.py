@@ -7,93 +7,16 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
 from conformance.scripted_source import ScriptedSource, in_file, row
+from harness.http_server import SETTINGS, Running, bind, get, play, until
 from penstock.api.app import ShapeApp
 from penstock.api.server import HttpServer, serve
-from penstock.api.settings import ApiSettings
-
-SETTINGS = ApiSettings(version="1.2")
-
-
-class Running:
-    """
-    A server on a port of its own.
-    """
-
-    def __init__(self, source: ScriptedSource, app: ShapeApp, server: HttpServer, port: int) -> None:
-        self.source = source
-        self.app = app
-        self.server = server
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-
-    async def raw(self, *parts: bytes) -> bytes:
-        """
-        Send bytes as they are and read until the server closes.
-        """
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-        answer = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        return answer
-
-
-def bind() -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", 0))
-    return sock
-
-
-@asynccontextmanager
-async def running(data_dir: Path, settings: ApiSettings = SETTINGS) -> AsyncIterator[Running]:
-    source = ScriptedSource()
-    source.add("items", row(1))
-    app = ShapeApp(source, settings, data_dir)
-    sock = bind()
-    sock.listen()
-    port = sock.getsockname()[1]
-    server = HttpServer(app, sock, settings)
-    task = asyncio.create_task(server.serve())
-    try:
-        yield Running(source, app, server, port)
-    finally:
-        server.stop()
-        await task
-
-
-def play(
-    test: Callable[[Running], Coroutine[Any, Any, None]], data_dir: Path, settings: ApiSettings = SETTINGS
-) -> None:
-    async def run() -> None:
-        async with asyncio.timeout(30), running(data_dir, settings) as server:
-            await test(server)
-
-    asyncio.run(run())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """
-    Let everybody else run until something holds.
-    """
-    while not condition():  # noqa: ASYNC110  what is waited for is a count, not an event
-        await asyncio.sleep(0.005)
-
-
-def get(target: bytes, *headers: bytes) -> bytes:
-    return b"\r\n".join([b"GET " + target + b" HTTP/1.1", b"host: x", b"connection: close", *headers, b"", b""])
 
 
 def test_requests_are_answered_over_one_connection(tmp_path: Path) -> None:

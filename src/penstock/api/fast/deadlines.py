@@ -5,6 +5,7 @@ A timer wheel that turns: one timer of the loop for all connections. Shell.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Final, Protocol
 
 import structlog
@@ -38,7 +39,7 @@ class Deadlines:
         self._loop: Final = asyncio.get_running_loop()
         self._wheel: Final[TimerWheel[Expiring]] = TimerWheel()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_s = 0.0
+        self._timer_at_s = inf
 
     def arm_in(self, entry: Expiring, delay_s: float) -> None:
         """
@@ -52,7 +53,7 @@ class Deadlines:
         """
         self._wheel.arm(entry, deadline_s)
         turn_at_s = (entry.slot + 1) * TICK_S
-        if self._timer is None or turn_at_s < self._timer_at_s:
+        if turn_at_s < self._timer_at_s:
             self._schedule(turn_at_s)
 
     def disarm(self, entry: Expiring) -> None:
@@ -82,13 +83,13 @@ class Deadlines:
         self._timer = self._loop.call_at(at_s, self._turn)
 
     def _turn(self) -> None:
-        self._timer = None
+        self._timer_at_s, turned_at_s = inf, self._timer_at_s
         # The loop may call a little early; the slot must be over.
-        for entry in self._wheel.advance(max(self._loop.time(), self._timer_at_s)):
+        for entry in self._wheel.advance(max(self._loop.time(), turned_at_s)):
             try:
                 entry.expire()
             except Exception:  # noqa: BLE001 - one entry must not keep the others from their deadlines
                 _log.exception("a deadline could not be kept")
         next_s = self._wheel.next_s
-        if next_s is not None and self._timer is None:
+        if next_s is not None and next_s < self._timer_at_s:
             self._schedule(next_s)

@@ -160,13 +160,15 @@ class FastRequest:
         """
         Go through the gate and begin the dialogue.
         """
-        self._hub.app.under_way.add(self)
-        permit = self._hub.app.gate.admit(self._known.handle)
+        app = self._hub.app
+        app.under_way.add(self)
+        is_joining = app.route.shared.is_asking(self._known.request.shape)
+        permit = app.gate.admit(self._known.handle, is_joining=is_joining)
         if isinstance(permit, Answer):
             self._guard(permit)
             return
         self._permit = permit
-        self._dialogue = self._hub.app.route.begin(self._known.request, self._if_none_match)
+        self._dialogue = app.route.begin(self._known.request, self._if_none_match)
         self._guard(next(self._dialogue))
 
     def stop(self) -> None:
