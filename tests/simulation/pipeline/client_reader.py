@@ -146,7 +146,7 @@ class Reader:
             case None:
                 return AGAIN_S
             case Refused(status=status, message=message):
-                if status == 400:
+                if status == 400 or "Unexpected" in message:
                     raise Violation(f"refused: {message}")
                 self._note(f"client of {self.request.table} is refused: {status} {message}")
                 return AGAIN_S
@@ -215,7 +215,11 @@ class Reader:
         finally:
             if not task.done():
                 task.cancel()
-        if not task.done() or task.cancelled() or role.life.is_over:
+        if not task.done() or task.cancelled():
+            return None
+        if role.life.is_over or role.stopping.is_set():
+            # A process that ends may answer anything, or nothing: its socket is gone by then.
+            task.exception()
             return None
         return task.result()
 

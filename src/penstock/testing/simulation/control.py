@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final, TypeVar
 
-from penstock.control.records import Recovered, ShapeRow, ShapeState
+from penstock.control.records import Recovered, ShapeRow, ShapeState, ShedRecord
 from penstock.errors import DiskFullError, ShapeError, SyncFailedError
 from penstock.postgres.lsn import ZERO_END, EndLsn
 from penstock.postgres.snapshot import SnapshotBounds
@@ -42,6 +42,8 @@ class ControlState:
         incarnation_next: the next incarnation.
         reasons: why incarnations were condemned.
         epoch_reason: why the epoch began.
+        sheds: definitions that rest, by their canonical form.
+        replay_version: as in `Recovered`.
     """
 
     epoch: int | None = None
@@ -53,6 +55,8 @@ class ControlState:
     incarnation_next: int = 1
     reasons: Mapping[int, str] = field(default_factory=dict)
     epoch_reason: str = ""
+    sheds: Mapping[bytes, ShedRecord] = field(default_factory=dict)
+    replay_version: int = 1
 
     def shape_rows(self) -> tuple[ShapeRow, ...]:
         """
@@ -123,7 +127,14 @@ class VirtualControlStore:
         await self._wait()
         state = self._file.state
         self._recovered = Recovered(
-            state.epoch, state.boundary, state.shape_rows(), dict(state.facts), state.handle_us_max, state.is_clean
+            state.epoch,
+            state.boundary,
+            state.shape_rows(),
+            dict(state.facts),
+            state.handle_us_max,
+            state.is_clean,
+            tuple(record for _, record in sorted(state.sheds.items())),
+            state.replay_version,
         )
         self._put(replace(state, is_clean=False))
         self._is_open = True
@@ -219,6 +230,24 @@ class VirtualControlStore:
         See `ControlStore.record_fact`.
         """
         await self._ask(lambda state: (replace(state, facts={**state.facts, (kind, key): value}), None))
+
+    async def record_sheds(self, changed: Collection[ShedRecord], gone: Collection[bytes]) -> None:
+        """
+        See `ControlStore.record_sheds`.
+        """
+
+        def apply(state: ControlState) -> tuple[ControlState, None]:
+            sheds = {key: record for key, record in state.sheds.items() if key not in set(gone)}
+            sheds.update((record.definition, record) for record in changed)
+            return replace(state, sheds=sheds), None
+
+        await self._ask(apply)
+
+    async def record_replay_version(self, version: int) -> None:
+        """
+        See `SqliteControlStore.record_replay_version`.
+        """
+        await self._ask(lambda state: (replace(state, replay_version=version), None))
 
     async def begin_epoch(self, epoch: int, boundary: EndLsn, reason: str) -> None:
         """

@@ -183,7 +183,7 @@ class _Snapshot:
     async def blocks(self) -> AsyncIterator[bytes]:
         definition = self._definition
         accepts = self._sql.server.conditions[definition.where]
-        names = [column.name for column in definition.columns]
+        names = [column.name for column in self._sql.server.table(definition.table.oid).columns]
         heading = json.dumps({"operation": "insert", "relation": [definition.table.schema, definition.table.name]})
         lines: list[bytes] = []
         for row in self._rows:
