@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 VARIABLE: Final = "PENSTOCK_FAULTS"
 EXIT_STATUS: Final = 9
-SLOW_SHARE: Final = 0.75
+SLOW_SHARE: Final = 0.85
 """Of the grace: so long a slow consumer takes to settle. It makes durable progress in time, and lags by twice as much."""
 
 FAULTS: Final[Mapping[str, str]] = {
@@ -52,7 +52,7 @@ FAULTS: Final[Mapping[str, str]] = {
     "consumer-exits": "a consumer takes the engine's process with it",
     "consumer-fails": "a consumer raises on one row, always",
     "consumer-waits": "a consumer says that it waits to be caught up, and is never done",
-    "consumer-slow": "settling a shape takes three quarters of the grace, each time",
+    "consumer-slow": "settling a shape takes most of the grace, each time",
 }
 """The faults that can be injected into an engine, by name, and what each does."""
 

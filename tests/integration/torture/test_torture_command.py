@@ -115,9 +115,14 @@ async def test_an_interrupted_torture_cleans_up(database: Any, number: int) -> N
     async def is_stopped() -> bool:
         return await asyncio.to_thread(has_stopped_child, process.pid)
 
-    await until("everything is stopped", is_stopped, 60)
-    process.send_signal(number)
-    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    try:
+        await until("everything is stopped", is_stopped, 120)
+        process.send_signal(number)
+        said, _ = await asyncio.wait_for(process.communicate(), 120)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
     assert process.returncode == 130, said.decode()
     assert "removed" in said.decode()
     assert left_behind(database) == []
