@@ -372,6 +372,8 @@ class RelayLog:
             kept_end=self.end,
             acknowledge=self._acknowledge,
         )
+        if known is None and self._epoch is not None and not found.is_new:
+            decision = NewEpoch(_missing(recorded.epoch))
         if not isinstance(decision, NewEpoch) and not self._prove():
             decision = NewEpoch("the relay log no longer holds what it held at start")
         self._options = start.options
@@ -738,10 +740,14 @@ class RelayLog:
         What cannot be removed stays for later.
 
         Raises:
-            LogError: room had to be made by beginning a segment, and the disk refused.
+            LogError: room had to be made by beginning a segment, and the disk refused; or the shapes belong to a later
+                epoch, which is not there, so that another session has to begin.
         """
-        if self._epoch is None or recorded.epoch != self._epoch.epoch:
+        if self._epoch is None or recorded.epoch < self._epoch.epoch:
             return
+        if recorded.epoch > self._epoch.epoch:
+            # Found only now because the engine had not told when the session began.
+            raise CorruptLogError(_missing(recorded.epoch))
         if recorded.damaged_segment >= self._number > 0:
             self.roll()
         for number in list(self._older):
@@ -824,6 +830,10 @@ class RelayLog:
             return call(*args, **kwargs)
         finally:
             self.disk_call_since = None
+
+
+def _missing(epoch: int) -> str:
+    return f"the shapes belong to epoch {epoch}, whose relay log is not there"
 
 
 def _told(cause: OSError, doing: str) -> LogError:

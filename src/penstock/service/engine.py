@@ -261,7 +261,7 @@ class Engine:
         self._are_generated_published = False
         self._intake = Intake(
             self._collector,
-            published=self._published.read,
+            published=self._published_not_older,
             open_epoch=self._open_epoch,
             find_ancestors=self._facts.find_ancestors,
             on_broken=self._on_broken,
@@ -525,6 +525,14 @@ class Engine:
         """
         published = self._published.read()
         return None if published is None or published.epoch != self._epoch else published
+
+    def _published_not_older(self) -> PublishedEnd | None:
+        """
+        Read the published end, but wait for the receiver while it goes on in an epoch before that of our shapes: the
+        folder of the newer one is lost, and as soon as the receiver learns of it, it begins another.
+        """
+        published = self._published.read()
+        return None if published is None or published.epoch < self._epoch else published
 
     async def _open_source(self, published: PublishedEnd) -> RelayReader:
         return RelayReader(self._settings.relay_folder, published.epoch)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import DecodeError, DiskFullError, FormatVersionError, LogError, SyncFailedError
+from penstock.errors import CorruptLogError, DecodeError, DiskFullError, FormatVersionError, LogError, SyncFailedError
 from penstock.postgres.lsn import ZERO_COMMIT, EndLsn
 from penstock.relay.epochs import EPOCH_FILE, EPOCH_MAGIC, Acknowledge, epoch_name
 from penstock.relay.log import RelayLimits, RelayLog
@@ -101,6 +101,30 @@ def test_a_new_slot_begins_an_epoch_at_its_consistent_point(folder: Path, disk: 
     assert (log.published.epoch, log.published.end) == (5, 77)
     assert list(publisher) == [log.published]
     assert read_epoch(folder, 5) == log.epoch
+
+
+def test_a_lost_newest_epoch_is_not_taken_for_the_one_before(folder: Path, disk: FaultyDisk) -> None:
+    """The shapes belong to an epoch whose folder is gone: the next session begins another, with that as its reason."""
+    log = begun(folder, disk)
+    send(Source(), log, 2)
+    disk.process_ends()
+    log = make_log(folder, disk)
+    log.open()
+    log.begin_session(session(), recorded(epoch=2))
+    assert log.epoch is not None
+    assert log.epoch.epoch == 3
+    assert "epoch 2" in log.epoch.reason
+
+
+def test_a_lost_newest_epoch_that_is_told_late_ends_the_session(folder: Path, disk: FaultyDisk) -> None:
+    """The engine may tell only after the session has begun; then it has to begin once more."""
+    log = begun(folder, disk)
+    send(Source(), log, 2)
+    with pytest.raises(CorruptLogError, match="epoch 2"):
+        log.trim(recorded(epoch=2))
+    log.begin_session(session(), recorded(epoch=2))
+    assert log.epoch is not None
+    assert log.epoch.epoch == 3
 
 
 def test_all_is_synced_before_it_is_published(folder: Path, disk: FaultyDisk) -> None:
@@ -404,7 +428,7 @@ def test_trimming_keeps_what_the_boundary_needs(folder: Path, disk: FaultyDisk) 
     assert segments(folder) == [3, 4, 5]
     assert log.relay_bytes < before
     check(folder, source, log, source.transactions[1].end)
-    log.trim(recorded(source.end, epoch=2))
+    log.trim(recorded(source.end, epoch=0))
     assert segments(folder) == [3, 4, 5]
     log.trim(recorded(source.end, epoch=1))
     assert segments(folder) == [5]
