@@ -112,7 +112,8 @@ def test_both_ways_give_the_same_bytes(tmp_path: Path) -> None:
             return texts, [normalise(answer) for answer in answers]
 
     def normalise(answer: bytes) -> bytes:
-        head, _, body = answer.partition(b"\r\n\r\n")
+        # Whether it is said depends on how long the answer takes.
+        head, _, body = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
         head = re.sub(rb"\r\ndate: [^\r]+", b"", head)
         head = re.sub(rb"(electric-cursor: )\d+", rb"\1N", head)
         head = re.sub(rb'(etag: "[^"]+:0_inf):\d+"', rb'\1:N"', head)

@@ -55,6 +55,22 @@ class Phase(Enum):
     CLOSING = "the last response must have been taken"
 
 
+class _Outlet:
+    """
+    What uvicorn writes the application's responses to, instead of the transport.
+    """
+
+    __slots__ = ("_connection", "is_closing", "write")
+
+    def __init__(self, connection: LimitedProtocol) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+
+    def close(self) -> None:
+        self._connection.end_output()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """
     A connection. A subclass of its own for every server names what its connections share.
@@ -192,6 +208,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.scope["path"] = unquote(path.decode("latin-1"))
             self.scope["raw_path"] = path
             self.scope["query_string"] = query
+        self.cycle.transport = _Outlet(self)
         if is_first:
             self._phase = Phase.BODY
             self.deadlines.disarm(self)
@@ -222,8 +239,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             self._enter(Phase.CLOSING, self.settings.send_timeout_s)
             return
-        if self._is_refused:
-            self.close_soon()
+        if self._phase is Phase.LINGER:
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -264,10 +280,24 @@ class LimitedProtocol(HttpToolsProtocol):
             if is_begun:
                 self.close_soon()
                 return
-        # Closing with unread bytes would reset the connection and take the response with it, so read on for a while.
         self.transport.write(response)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.end_output()
+
+    def end_output(self) -> None:
+        """
+        Close after the last response; when more of the request may come, in a while.
+        """
+        if self.transport.is_closing():
+            return
+        is_more_coming = self._is_refused or self._is_reading_head or self._phase is Phase.BODY
+        if not is_more_coming or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # Closing with unread bytes would reset the connection and take the response with it, so read on and drop it.
+        self._is_refused = True
+        self._is_reading_head = False
+        self.flow.resume_reading()
+        self.transport.write_eof()
         self._enter(Phase.LINGER, LINGER_S)
 
     def _end_line(self) -> None:

@@ -509,7 +509,7 @@ class FastRequest:
         self.response_complete = True
         self._finish()
         if not self.keep_alive:
-            connection.transport.close()
+            connection.end_output()
         connection.on_response_complete()
 
     def _fail(self, error: BaseException) -> None:
