@@ -11,9 +11,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from penstock.collector.abc import RoutedChange
 from penstock.postgres.relation import Column, RelationDescription, StreamColumn, TableId
-from penstock.replication.messages import Operation, Row
+from penstock.replication.messages import Change, Operation, Row
 from penstock.shapes.condition import basis_of, shape_columns
 from penstock.shapes.definition import ShapeDefinition
 from penstock.where.clause import compile_where
@@ -79,14 +78,12 @@ def row(number: int, account: int) -> Row:
     )
 
 
-def inserts(accounts: Sequence[int], count: int) -> list[RoutedChange]:
+def inserts(accounts: Sequence[int], count: int) -> list[Change]:
     """
     Make changes whose rows belong to these accounts in turn.
     """
     return [
-        RoutedChange(
-            Operation.INSERT, RELATION, TABLE_OID, 2 * place, None, row(place + 1, accounts[place % len(accounts)])
-        )
+        Change(Operation.INSERT, RELATION, 0, None, row(place + 1, accounts[place % len(accounts)]))
         for place in range(count)
     ]
 

@@ -1,7 +1,7 @@
 """
 What it costs to find the shapes that a change concerns, by the number of shapes with conditions.
 
-Nothing but the filter index is run: no server, no file, no process but this one. Time is the processor's, so that others
+Nothing but the collector is run: no server, no file, no process but this one. Every change is a transaction. Time is the processor's, so that others
 on the machine disturb as little as they can; each figure is compared with the same for one shape, measured in turns.
 """
 
@@ -10,12 +10,11 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.conditions import (
-    TABLE_OID,
     distinct,
     inserts,
     shape_where,
@@ -25,8 +24,11 @@ from benchmarks.conditions import (
 )
 from benchmarks.progress import say
 from benchmarks.report import Figure
-from penstock.collector.abc import RoutedChange
-from penstock.collector.filter.index import FilterIndex
+from penstock.collector.abc import RoutedPart
+from penstock.collector.collector import ShapeLogCollector
+from penstock.postgres.lsn import CommitLsn, EndLsn
+from penstock.postgres.relation import RelationDescription
+from penstock.replication.messages import Change, Fragment, StreamEvent
 from penstock.shapes.definition import ShapeDefinition
 
 HIT: Final = "routing-hit"
@@ -47,23 +49,82 @@ _NOBODYS_ACCOUNT: Final = 10**9
 _ADDED_COUNT: Final = 2000
 
 
+class _Facts:
+    """
+    Of a table without partitions.
+    """
+
+    def ancestors_of(self, relation_oid: int) -> tuple[int, ...]:
+        del relation_oid
+        return ()
+
+    async def find_ancestors(self, relation_oid: int) -> tuple[int, ...]:
+        del relation_oid
+        return ()
+
+
+class _Nowhere:
+    """
+    Takes what is routed and does nothing with it.
+    """
+
+    def publish(self, parts: Mapping[int, Sequence[RoutedPart]]) -> None:
+        pass
+
+    def relation_seen(self, description: RelationDescription, table_oids: Sequence[int]) -> None:
+        pass
+
+    def relation_spoiled(self, table_oids: Sequence[int], at: CommitLsn, reason: str, xid: int | None = None) -> None:
+        pass
+
+
+class _Router:
+    """
+    The collector with shapes, and nobody behind it.
+    """
+
+    def __init__(self, definitions: Iterable[ShapeDefinition] = ()) -> None:
+        self._collector: Final = ShapeLogCollector(boundary=EndLsn(1), facts=_Facts(), delivery=_Nowhere())
+        self._commit = 1
+        self._count = 0
+        for definition in definitions:
+            self.add(definition)
+
+    def add(self, definition: ShapeDefinition) -> int:
+        self._count += 1
+        self._collector.add_shape(self._count, definition, 0.0)
+        return self._count
+
+    def remove(self, number: int) -> None:
+        self._collector.remove_shape(number)
+
+    def time_us(self, changes: Sequence[Change], count: int) -> float:
+        """
+        Route this many of the changes in turn, each in a transaction of its own; gives the time of one.
+        """
+        fragments: list[list[StreamEvent]] = []
+        for place in range(count):
+            self._commit += 16
+            change = changes[place % len(changes)]
+            end = EndLsn(self._commit + 8)
+            fragments.append([Fragment(CommitLsn(self._commit), 1, [change], is_first=True, end=end)])
+        handle = self._collector.handle
+        start = time.process_time()
+        for events in fragments:
+            handle(events, 0.0)
+        return (time.process_time() - start) / count * 1e6
+
+
 @dataclass(frozen=True, slots=True)
 class _Contestant:
-    index: FilterIndex
-    changes: list[RoutedChange]
+    router: _Router
+    changes: list[Change]
 
     def time_us(self, count: int) -> float:
         """
-        Route this many changes, each as a transaction; gives the time of one.
+        Give the time of a change.
         """
-        index, changes = self.index, self.changes
-        done = 0
-        start = time.process_time()
-        while done < count:
-            for change in changes[: count - done]:
-                index.match({TABLE_OID: [change]})
-            done += len(changes)
-        return (time.process_time() - start) / count * 1e6
+        return self.router.time_us(self.changes, count)
 
 
 def measure_routing(wanted: frozenset[str]) -> list[Figure]:
@@ -83,23 +144,16 @@ def measure_routing(wanted: frozenset[str]) -> list[Figure]:
     return figures
 
 
-def _index_of(definitions: Sequence[ShapeDefinition]) -> FilterIndex:
-    index = FilterIndex()
-    for number, definition in enumerate(definitions):
-        index.add(number, definition)
-    return index
-
-
 def _measure_indexed(wanted: frozenset[str]) -> list[Figure]:
     figures: list[Figure] = []
-    one = _index_of([shape_where("account = 0")])
-    grown = FilterIndex()
+    one, grown = _Router(shapes_of_accounts([0])), _Router()
     size = 0
     for count in INDEXED_COUNTS:
         say(f"routing with {count:,} shapes account = constant")
-        for number, definition in enumerate(shapes_of_accounts(range(size, count)), size):
-            grown.add(number, definition)
+        for definition in shapes_of_accounts(range(size, count)):
+            grown.add(definition)
         size = count
+        _settle()
         step = max(1, count // _CHANGES_COUNT)
         if HIT in wanted:
             changes = inserts(range(0, count, step), _CHANGES_COUNT)
@@ -114,24 +168,22 @@ def _measure_indexed(wanted: frozenset[str]) -> list[Figure]:
     return figures
 
 
-def _measure_adding(grown: FilterIndex, one: FilterIndex, size: int) -> list[Figure]:
+def _measure_adding(grown: _Router, one: _Router, size: int) -> list[Figure]:
     """
     Measure adding and removing next to many shapes and next to one.
     """
-    numbers = range(size, size + _ADDED_COUNT)
-    definitions = shapes_of_accounts(numbers)
+    definitions = shapes_of_accounts(range(size, size + _ADDED_COUNT))
     adding: list[tuple[float, float]] = []
     removing: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
         pairs = []
-        for index in (grown, one):
-            gc.collect()
+        for router in (grown, one):
+            _settle()
             start = time.process_time()
-            for number, definition in zip(numbers, definitions, strict=True):
-                index.add(number, definition)
+            numbers = [router.add(definition) for definition in definitions]
             middle = time.process_time()
             for number in numbers:
-                index.remove(number)
+                router.remove(number)
             end = time.process_time()
             pairs.append(((middle - start) / _ADDED_COUNT * 1e6, (end - middle) / _ADDED_COUNT * 1e6))
         adding.append((pairs[0][0], pairs[1][0]))
@@ -145,13 +197,21 @@ def _measure_adding(grown: FilterIndex, one: FilterIndex, size: int) -> list[Fig
 def _measure_unindexed(name: str, make: Callable[[int], list[str]], words: str) -> list[Figure]:
     figures: list[Figure] = []
     changes = inserts([_NOBODYS_ACCOUNT], _CHANGES_COUNT)
-    one = _Contestant(_index_of([shape_where(make(1)[0])]), changes)
+    one = _Contestant(_Router([shape_where(make(1)[0])]), changes)
     for count in UNINDEXED_COUNTS:
         say(f"routing with {count:,} shapes {words}")
-        ours = _Contestant(_index_of([shape_where(where) for where in make(count)]), changes)
+        ours = _Contestant(_Router([shape_where(where) for where in make(count)]), changes)
         rounds = [(mine / count, single) for mine, single in _rounds(ours, one)]
         figures.append(_figure(name, f"Routing, {count:,} shapes {words}, a shape", "µs", "one shape", rounds))
     return figures
+
+
+def _settle() -> None:
+    """
+    Let the collector of cyclic garbage look at everything once and then no more, as it is in a service after its start.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _compare(name: str, scenario: str, ours: _Contestant, single: _Contestant) -> Figure:
@@ -164,7 +224,7 @@ def _rounds(ours: _Contestant, single: _Contestant) -> list[tuple[float, float]]
     """
     ours.time_us(100)
     single.time_us(100)
-    gc.collect()
+    _settle()
     count = max(50, int(ROUND_S * 1e6 / ours.time_us(100)))
     return [(ours.time_us(count), single.time_us(count)) for _ in range(ROUNDS)]
 
