@@ -75,6 +75,8 @@ EXIT_CANNOT_LIVE: Final = 70
 _LOOK_INTERVAL_S: Final = 0.25
 _STACKS_S: Final = 0.5
 """How long a hung process gets to leave its stacks before it is killed."""
+_NEXT_LIFE_SHARE: Final = 0.75
+"""Of the time it may be silent, for a part that was killed because it stood still, in its next life."""
 _REPORT_BYTES_MAX: Final = 4096
 _DRAIN_PHASES: Final = ((Role.WEB, 0.5), (Role.ENGINE, 0.85), (Role.RECEIVER, 1.0))
 """Who ends when, and by which share of the whole time."""
@@ -114,6 +116,7 @@ class _Child:
     kill_due_s: float | None = None
     restart_count: int = 0
     was_ready: bool = False
+    was_hung: bool = False
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -257,21 +260,13 @@ class Supervisor:
         child.started_at_s = now
         child.kill_due_s = None
         child.watch = HeartbeatWatch(
-            limit_s=self._hang_limit_s(child.role),
+            limit_s=hang_limit_s(self._settings, child.role, was_hung=child.was_hung),
             start_limit_s=self._settings.start_hang_s,
             period_s=_LOOK_INTERVAL_S,
             now=now,
         )
+        child.was_hung = False
         log.info("started", part=child.name, child_pid=child.process.pid)
-
-    def _hang_limit_s(self, role: Role) -> float:
-        match role:
-            case Role.ENGINE | Role.SINGLE:
-                return self._settings.engine_hang_s
-            case Role.RECEIVER:
-                return self._settings.receiver_hang_s
-            case Role.WEB:
-                return self._settings.web_hang_s
 
     def _reap(self, child: _Child, now: float) -> None:
         """
@@ -330,6 +325,7 @@ class Supervisor:
             )
             child.process.send_signal(signal.SIGUSR2)
             child.kill_due_s = now + _STACKS_S
+            child.was_hung = True
 
     def _kill(self, child: _Child) -> None:
         if child.process is not None:
@@ -436,6 +432,26 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def hang_limit_s(settings: Settings, role: Role, *, was_hung: bool) -> float:
+    """
+    Tell how long a part may be silent.
+
+    Args:
+        settings: of the service.
+        role: which part.
+        was_hung: whether its life before was ended because it stood still. Then it gets less time: what stands still at
+            the same place again is to be convicted within what two strikes may take in all (docs/operations/stalls.md).
+    """
+    match role:
+        case Role.ENGINE | Role.SINGLE:
+            limit_s = settings.engine_hang_s
+        case Role.RECEIVER:
+            limit_s = settings.receiver_hang_s
+        case Role.WEB:
+            limit_s = settings.web_hang_s
+    return limit_s * _NEXT_LIFE_SHARE if was_hung else limit_s
 
 
 def serve(settings: Settings) -> Outcome:
