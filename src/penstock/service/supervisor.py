@@ -444,14 +444,14 @@ def hang_limit_s(settings: Settings, role: Role, *, was_hung: bool) -> float:
         was_hung: whether its life before was ended because it stood still. Then it gets less time: what stands still at
             the same place again is to be convicted within what two strikes may take in all (docs/operations/stalls.md).
     """
+    share = _NEXT_LIFE_SHARE if was_hung else 1.0
     match role:
         case Role.ENGINE | Role.SINGLE:
-            limit_s = settings.engine_hang_s
+            return share * settings.engine_hang_s
         case Role.RECEIVER:
-            limit_s = settings.receiver_hang_s
+            return share * settings.receiver_hang_s
         case Role.WEB:
-            limit_s = settings.web_hang_s
-    return limit_s * _NEXT_LIFE_SHARE if was_hung else limit_s
+            return share * settings.web_hang_s
 
 
 def serve(settings: Settings) -> Outcome:
