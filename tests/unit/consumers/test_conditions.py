@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from consumer_kit import DESCRIPTION, ITEMS, row
-from penstock.collector.abc import RoutedChange, RoutedPart
+from penstock.collector.abc import INCLUDES_NEW, UNKNOWN, RoutedChange, RoutedPart
+from penstock.collector.filter.index import FilterIndex
 from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.projection import Projections, Rotate
 from penstock.consumers.resolve import resolve_shape
@@ -86,6 +87,44 @@ def test_a_row_enters_stays_and_leaves(operation: str, old: Row | None, new: Row
     C21: a change becomes what it is to the rows of the shape, and only true lets a row in; NULL does not.
     """
     assert answer(shape("title = 'in'"), change(operation, old, new)) == expected
+
+
+@pytest.mark.parametrize(("operation", "old", "new", "expected"), MOVES)
+def test_what_routing_found_out_is_not_asked_again(
+    operation: str, old: Row | None, new: Row | None, expected: list[Any]
+) -> None:
+    """
+    A change that is routed with a verdict becomes the same; one of no concern is not routed.
+    """
+    definition = shape("title = 'in'")
+    index = FilterIndex()
+    index.add(1, definition)
+    matches = index.match({100: [change(operation, old, new)]})
+    if not matches:
+        assert expected == []
+        return
+    ((incarnations, changes, verdicts),) = matches
+    assert incarnations == (1,)
+    assert UNKNOWN not in verdicts
+    handler = ShapeHandler(Projections().of(definition), BOUNDS)
+    found = handler.handle(RoutedPart(CommitLsn(2000), 20, changes, EndLsn(2008), verdicts), {})
+    assert not isinstance(found, Rotate)
+    assert [told(*element) for element in found] == expected
+
+
+def test_a_verdict_does_not_hide_that_the_table_changed() -> None:
+    """
+    A shape whose row is found is ended all the same when another column of its table is gone.
+    """
+    definition = shape("title = 'in'")
+    changed = DESCRIPTION._replace(columns=DESCRIPTION.columns[:-1])
+    index = FilterIndex()
+    index.add(1, definition)
+    ((_, changes, verdicts),) = index.match({100: [change("insert", None, IN[:-1], relation=changed)]})
+    assert list(verdicts) == [INCLUDES_NEW]
+    handler = ShapeHandler(Projections().of(definition), BOUNDS)
+    found = handler.handle(RoutedPart(CommitLsn(2000), 20, changes, EndLsn(2008), verdicts), {})
+    assert found == Rotate("number of columns changed")
 
 
 def test_a_leaving_row_is_told_whole_with_full_replica() -> None:
