@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from penstock.compiled import choice
 from penstock.testing.postgres import Flavour, PostgresMissingError, ThrowawayDatabase, ThrowawayPostgres
 
 # Deadlines measure the machine, not the code; a loaded machine would fail them at random.
@@ -31,6 +32,36 @@ def _serve(flavour: Flavour | None) -> Iterator[ThrowawayPostgres]:
         pytest.skip(missing.message)
     with server:
         yield server
+
+
+def _need_compiled_core() -> None:
+    """
+    Skip without the compiled core, but fail where nothing may be skipped.
+    """
+    if choice.core() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(choice.describe(), pytrace=False)
+        pytest.skip(choice.describe())
+
+
+@pytest.fixture(scope="session")
+def compiled_core() -> None:
+    """
+    The compiled core is there.
+    """
+    _need_compiled_core()
+
+
+@pytest.fixture(params=["compiled", "pure"])
+def each_core(request: pytest.FixtureRequest) -> Iterator[None]:
+    """
+    Decoders and encoders of one kind, then of the other.
+    """
+    if request.param == "compiled":
+        _need_compiled_core()
+    choice.want(request.param == "compiled")
+    yield
+    choice.want(True)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """
 What comes out of the replication stage: transactions in fragments, and the marks between them.
 
-Values are plain slotted classes and not frozen ones, because one is made per changed row; treat them as constants.
+Values are slotted classes and not frozen ones, because one is made per changed row; treat them as constants. The two
+made most often are structs, which are made in a third of the time.
 
 Pure.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
+
+import msgspec
 
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
@@ -30,8 +33,7 @@ class Operation(Enum):
     TRUNCATE = "truncate"
 
 
-@dataclass(slots=True)
-class Change:
+class Change(msgspec.Struct, gc=False):
     """
     One operation of a transaction.
 
@@ -53,8 +55,7 @@ class Change:
     is_old_missing: bool = False
 
 
-@dataclass(slots=True)
-class Fragment:
+class Fragment(msgspec.Struct):
     """
     A run of changes of one published transaction, in order.
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from penstock.compiled.choice import RowDecoder
 from penstock.errors import DecodeError
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription, StreamColumn, TableId
@@ -239,7 +240,7 @@ class TableDecoder:
         return None if kind == _KEY or unchanged else row
 
 
-def decode_message(message: bytes, tables: Mapping[int, TableDecoder]) -> Message:
+def decode_message(message: bytes, tables: Mapping[int, RowDecoder]) -> Message:
     """
     Decode any message.
 

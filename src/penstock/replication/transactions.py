@@ -22,9 +22,10 @@ empty; nothing is told of a transaction after the fragment that ends it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from penstock.compiled.choice import FrameLoop, RowDecoder, core
 from penstock.errors import DecodeError
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
@@ -46,25 +47,44 @@ _OPERATION_AT: Final = FRAME_LENGTH_BYTES + MESSAGE_AT + 1
 _ROW_AT: Final = _OPERATION_AT + 4
 _POSITION_STEP: Final = 2
 
+# What the compiled loop makes.
+_MADE: Final = (Change, Fragment, CommitLsn, EndLsn, (Operation.INSERT, Operation.UPDATE, Operation.DELETE))
+
 
 class TransactionAssembler:
     """
     Turns the frames of one stream into events.
     """
 
-    __slots__ = ("_changes", "_commit_lsn", "_is_first", "_known", "_position", "_tables", "_xid")
+    __slots__ = (
+        "_changes",
+        "_commit_lsn",
+        "_is_first",
+        "_known",
+        "_loop",
+        "_make_decoder",
+        "_position",
+        "_tables",
+        "_xid",
+    )
 
     def __init__(self) -> None:
         """
         Begin with nothing described and no transaction open.
         """
-        self._tables: dict[int, TableDecoder] = {}
+        self._tables: dict[int, RowDecoder] = {}
         self._known: dict[int, RelationDescription] = {}
         self._commit_lsn: CommitLsn | None = None
         self._xid = 0
         self._position = 0
         self._is_first = True
         self._changes: list[Change] = []
+        compiled = core()
+        self._make_decoder: Callable[[RelationDescription], RowDecoder] = TableDecoder
+        self._loop: FrameLoop | None = None
+        if compiled is not None:
+            self._make_decoder = compiled.RowDecoder
+            self._loop = compiled.FrameLoop(*_MADE, FRAGMENT_BYTES_MAX)
 
     @property
     def is_inside_transaction(self) -> bool:
@@ -103,6 +123,9 @@ class TransactionAssembler:
                 use then until the next session begins.
         """
         events: list[StreamEvent] = []
+        if self._loop is not None:
+            self._loop.feed(self, frames, events)
+            return events
         try:
             self._feed(frames, events)
         except (IndexError, struct.error) as cause:
@@ -220,7 +243,7 @@ class TransactionAssembler:
             events.append(RelationSeen(description))
         table = self._tables.get(oid)
         if table is None or table.description is not description:
-            self._tables[oid] = TableDecoder(description)
+            self._tables[oid] = self._make_decoder(description)
 
     def _truncate(self, message: bytes) -> None:
         """

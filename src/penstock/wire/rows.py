@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
+from penstock.compiled.choice import Column, Core, core
 from penstock.errors import ShapeError
 from penstock.postgres.relation import StreamColumn
 from penstock.wire.messages import UNSAFE_CHARACTERS, escape, json_string, json_value, relation_text
@@ -300,7 +301,34 @@ class _Writer:
         pieces: list[bytes | str] = [*head, "join(parts)", b"}", self._headers(b"update"), "end", "b'%d}}' % op"]
         source.lines.append(f"    return ((op, {source.joined(pieces)}),)")
 
+    def bind(self, compiled: Core) -> RowEncoder:
+        """
+        Give the functions of the compiled core what is constant for these columns and this form.
+        """
+        form = self._form
+        key_set = set(form.key_columns)
+        made = compiled.RowWriter(
+            escape(relation_text(form.schema, form.table)),
+            self._headers(b"insert"),
+            self._headers(b"update"),
+            self._headers(b"delete"),
+            self._places(form.key_columns),
+            self._places(form.selected),
+            self._places([name for name in form.selected if name not in key_set]),
+            form.is_full,
+        )
+        return RowEncoder(insert=made.insert, update=made.update, delete=made.delete)
+
+    def _places(self, names: Sequence[str]) -> list[Column]:
+        """
+        Give the places of columns in a row, each with the label before its value and whether that needs no escaping.
+        """
+        return [(self._index[name], b"%b:" % self._name(name), name in self._plain) for name in names]
+
     def write(self) -> RowEncoder:
+        """
+        Write and compile the functions as Python.
+        """
         form = self._form
         self._write_single("insert", b"insert", form.selected)
         self._write_single("delete", b"delete", form.selected if form.is_full else form.key_columns)
@@ -314,11 +342,13 @@ class _Writer:
 
 def compile_encoder(columns: Sequence[StreamColumn], form: RowForm) -> RowEncoder:
     """
-    Write and compile the encoder of a table described by `columns` for one form.
+    Make the encoder of a table described by `columns` for one form: the compiled one, or generated Python.
 
     Raises:
         ShapeError: the table in the stream lacks a column of the form.
     """
     assert form.key_columns
     assert set(form.key_columns) <= set(form.selected)
-    return _Writer(columns, form).write()
+    writer = _Writer(columns, form)
+    compiled = core()
+    return writer.write() if compiled is None else writer.bind(compiled)

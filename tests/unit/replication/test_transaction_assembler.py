@@ -25,6 +25,8 @@ from penstock.replication.messages import (
 )
 from penstock.replication.transactions import TransactionAssembler
 
+pytestmark = pytest.mark.usefixtures("each_core")
+
 T = table(1, "id", name="t")
 U = table(2, "id", "v", name="u")
 R1, R2 = encode_relation(T), encode_relation(U)

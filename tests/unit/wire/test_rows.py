@@ -11,6 +11,8 @@ from penstock.postgres.relation import StreamColumn
 from penstock.wire.messages import headers_end, mark_last
 from penstock.wire.rows import RowEncoder, RowForm, compile_encoder
 
+pytestmark = pytest.mark.usefixtures("each_core")
+
 INT, TEXT, BYTEA = 23, 25, 17
 COLUMNS = (StreamColumn("id", INT, -1, is_key=True), StreamColumn("title", TEXT, -1, is_key=True))
 END = headers_end(771, 24337000)

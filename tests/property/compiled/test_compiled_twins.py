@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.stream import INT_OID, TEXT_OID, frames
+from penstock.compiled import choice
+from penstock.errors import DecodeError
+from penstock.postgres.relation import StreamColumn
+from penstock.replication.messages import Fragment, Operation, StreamEvent
+from penstock.replication.transactions import TransactionAssembler
+from penstock.wire.messages import headers_end
+from penstock.wire.rows import Elements, RowForm, compile_encoder
+from stream_strategies import DESCRIPTIONS, TABLES, cuts, damaged, streams
+
+pytestmark = pytest.mark.usefixtures("compiled_core")
+
+
+@contextmanager
+def using(is_compiled: bool) -> Iterator[None]:  # noqa: FBT001 - which of two
+    """
+    Make decoders and encoders of one kind.
+    """
+    choice.want(is_compiled)
+    try:
+        yield
+    finally:
+        choice.want(True)
+
+
+def assemble(runs: list[bytes], *, is_compiled: bool) -> list[StreamEvent]:
+    with using(is_compiled):
+        assembler = TransactionAssembler()
+        assembler.begin_session(DESCRIPTIONS)
+        return [event for run in runs for event in assembler.feed(run)]
+
+
+@given(st.data())
+def test_both_cores_assemble_the_same(drawn: st.DataObject) -> None:
+    """
+    The same stream, cut anywhere, gives equal events.
+    """
+    payloads = [payload for payload in drawn.draw(streams()) if payload[:1] == b"w"]
+    runs = [
+        frames(payloads[start:end]) for start, end in itertools.pairwise(drawn.draw(cuts(len(payloads)))) if start < end
+    ]
+    assert assemble(runs, is_compiled=True) == assemble(runs, is_compiled=False)
+
+
+def encode(events: list[StreamEvent], forms: dict[int, RowForm], *, is_compiled: bool) -> list[Elements]:
+    """
+    Make the messages of all changes that have what an encoder needs.
+    """
+    with using(is_compiled):
+        encoders = {each.id.oid: compile_encoder(each.columns, forms[each.id.oid]) for each in TABLES}
+    made = []
+    for event in events:
+        if not isinstance(event, Fragment):
+            continue
+        end = headers_end(event.xid, event.commit_lsn.value)
+        for change in event.changes:
+            encoder, place = encoders[change.relation.id.oid], change.op_position
+            if change.operation is Operation.INSERT and change.new is not None:
+                made.append(encoder.insert(change.new, end, place))
+            elif change.old is not None and change.new is not None:
+                made.append(encoder.update(change.old, change.new, end, place))
+            elif change.old is not None:
+                made.append(encoder.delete(change.old, end, place))
+    return made
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_both_cores_write_the_same(drawn: st.DataObject) -> None:
+    """
+    Stream bytes become the same log bytes, whichever of the two reads and whichever writes.
+    """
+    payloads = [payload for payload in drawn.draw(streams()) if payload[:1] == b"w"]
+    forms = {}
+    for each in TABLES:
+        names = [column.name for column in each.columns]
+        selected = tuple(drawn.draw(st.permutations(names)))
+        keys = selected[: drawn.draw(st.integers(1, len(names)))]
+        forms[each.id.oid] = RowForm('s"c', each.id.name, keys, selected, drawn.draw(st.booleans()))
+    read = assemble([frames(payloads)], is_compiled=True)
+    read_plainly = assemble([frames(payloads)], is_compiled=False)
+    expected = encode(read_plainly, forms, is_compiled=False)
+    assert encode(read, forms, is_compiled=True) == expected
+    assert encode(read_plainly, forms, is_compiled=True) == expected
+    assert encode(read, forms, is_compiled=False) == expected
+
+
+@settings(max_examples=400)
+@given(damaged(lambda draw: frames([payload for payload in draw(streams()) if payload[:1] == b"w"])))
+def test_the_compiled_core_refuses_damage_by_its_own_error_only(fed: bytes) -> None:
+    """
+    Whatever the bytes are; what it takes, the Python takes too and reads the same.
+    """
+    try:
+        events = assemble([fed], is_compiled=True)
+    except DecodeError:
+        return
+    assert assemble([fed], is_compiled=False) == events
+
+
+@given(st.integers(0, 2**63 - 3), st.binary(max_size=200))
+def test_numbers_and_texts_of_any_size(place: int, text: bytes) -> None:
+    """
+    Every operation position and every text is written as Python writes it.
+    """
+    form = RowForm("public", "two", ("v",), ("v", "id"), is_full=True)
+    with using(True):
+        made = compile_encoder((StreamColumn("id", INT_OID, -1, True), StreamColumn("v", TEXT_OID, -1, True)), form)
+    with using(False):
+        plain = compile_encoder((StreamColumn("id", INT_OID, -1, True), StreamColumn("v", TEXT_OID, -1, True)), form)
+    row = (b"7", text)
+    assert made.insert(row, b",", place) == plain.insert(row, b",", place)
