@@ -5,11 +5,13 @@ The real `penstock serve` as a child process, to be asked, hurt and stopped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -214,6 +216,21 @@ class Service:
         if not self.log_path.exists():
             return ""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextlib.asynccontextmanager
+async def started(service: Service) -> AsyncIterator[Service]:
+    """
+    Start a service without waiting for anything, and end it when the block ends, however that is.
+    """
+    service.start()
+    try:
+        yield service
+    except BaseException:
+        service.kill_all()
+        raise
+    finally:
+        await service.__aexit__()
 
 
 def _session_members(session: int) -> list[int]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -10,7 +9,7 @@ import httpx
 import pytest
 
 from harness.oracle import Audience
-from harness.service import Service
+from harness.service import Service, started
 from harness.waiting import until
 from harness.workload import ShapeUnderTest, Workload
 from penstock.service.handover import CATALOG_NAME
@@ -82,21 +81,6 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-
-
-@contextlib.asynccontextmanager
-async def started(service: Service) -> AsyncIterator[Service]:
-    """
-    Start it without waiting for anything, and end it when the block ends, however that is.
-    """
-    service.start()
-    try:
-        yield service
-    except BaseException:
-        service.kill_all()
-        raise
-    finally:
-        await service.__aexit__()
 
 
 def instance(database: Any, tmp_path: Path, name: str) -> Service:
@@ -195,7 +179,7 @@ async def check_standby(owner: Service, standby: Service) -> None:
 
 async def test_what_a_standby_cannot_know_is_sent_away(database: Any, tmp_path: Path) -> None:
     """
-    A shape nobody has, another handle, a subset and a removal are answered 503 with `retry-after` by a standby, never 409
+    H24: a shape nobody has and another handle are answered 503 with `retry-after` and the reason by a standby, never 409
     or 400; data that the owner flushes reach a live request there; when the owner is killed the standby takes over with
     the same handle.
     """
@@ -227,6 +211,7 @@ async def test_what_a_standby_cannot_know_is_sent_away(database: Any, tmp_path: 
         ):
             assert refused.status_code == 503, refused.text
             assert "retry-after" in refused.headers
+            assert "Postgres lock acquisition" in refused.text
         owner.kill_all()
         await standby.wait_active()
         again = await standby.get("/v1/shape", **at_end)

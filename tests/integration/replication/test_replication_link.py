@@ -143,7 +143,7 @@ def test_a_half_open_link_is_given_up(
 @pytest.mark.parametrize("server_fixture", ["postgres_server", "bundled_postgres"])
 def test_a_slot_that_waits_is_helped(server_fixture: str, request: pytest.FixtureRequest, sink: MemorySink) -> None:
     """
-    While creating a slot waits, it is told who is waited for, and the server is asked to log its running transactions.
+    A22: While creating a slot waits, it is told who is waited for, and the server is asked to log its running transactions.
     """
     server: ThrowawayPostgres = request.getfixturevalue(server_fixture)
     name = f"waits_{uuid.uuid4().hex[:8]}"

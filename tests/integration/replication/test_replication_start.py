@@ -198,7 +198,7 @@ def test_a_publication_that_we_may_not_create_is_fatal(
     database: ThrowawayDatabase, start: StartReceiver, role: str
 ) -> None:
     """
-    Without the right to create the publication the error says what to run; when it is there all is well.
+    A10: Without the right to create the publication the error says what to run; when it is there all is well.
     """
     error = ends_with(start(url=as_role(database, role)))
     assert "CREATE PUBLICATION" in error.message
@@ -208,7 +208,7 @@ def test_a_publication_that_we_may_not_create_is_fatal(
 
 def test_a_publication_that_leaves_something_out_is_fatal(database: ThrowawayDatabase, start: StartReceiver) -> None:
     """
-    A publication without deletes would lose them in silence.
+    A10: A publication without deletes would lose them in silence.
     """
     database.execute(f"CREATE PUBLICATION publication_{database.name} WITH (publish = 'insert, update')")
     assert "leaves out delete, truncate" in ends_with(start()).message
@@ -240,7 +240,7 @@ def test_a_dropped_slot_is_made_anew(database: ThrowawayDatabase, sink: MemorySi
 
 def test_an_invalidated_slot_is_made_anew(sink: MemorySink) -> None:
     """
-    A slot whose WAL the server has removed, while we were away or while we did not read, is dropped and made anew.
+    A7: A slot whose WAL the server has removed, while we were away or while we did not read, is dropped and made anew.
     """
     settings = {"max_slot_wal_keep_size": "1MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
     with ThrowawayPostgres(settings=settings) as server:
@@ -299,7 +299,7 @@ def test_a_publication_that_was_away_means_a_new_slot(
     database: ThrowawayDatabase, sink: MemorySink, start: StartReceiver
 ) -> None:
     """
-    A change made while the publication was missing can never be decoded, although the publication is back: new slot.
+    A15: A change made while the publication was missing can never be decoded, although the publication is back: new slot.
     """
     receiver = start().streaming()
     publish(database, "t", "id int")
@@ -387,7 +387,7 @@ def test_a_holder_that_is_busy_is_left_alone(database: ThrowawayDatabase, start:
 
 def test_a_slot_in_use_is_retried(database: ThrowawayDatabase, sink: MemorySink, start: StartReceiver) -> None:
     """
-    While another connection streams from the slot we try again, shortly after it left we stream.
+    A18: While another connection streams from the slot we try again, shortly after it left we stream.
     """
     make_slot(database)
     names = Names(f"slot_{database.name}", f"publication_{database.name}")
@@ -410,7 +410,7 @@ def test_a_new_slot_waits_for_open_transactions(
     database: ThrowawayDatabase, sink: MemorySink, start: StartReceiver
 ) -> None:
     """
-    While a transaction is open that was before the slot, creating waits, a stop is heard, and afterwards it streams.
+    A24: While a transaction is open that was before the slot, creating waits, a stop is heard, and afterwards it streams.
     """
     database.execute("CREATE TABLE t (id int)")
     with database.connect() as connection:

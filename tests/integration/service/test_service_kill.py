@@ -28,7 +28,7 @@ async def test_nothing_is_lost_doubled_or_changed_by_kills(
     database: Any, postgres_server: Any, tmp_path: Path, mode: str, kill_count: int
 ) -> None:
     """
-    Receiver, engine, web, all of it and Postgres are killed at random moments, under load.
+    A1: Receiver, engine, web, all of it and Postgres are killed at random moments, under load.
 
     Handles survive; no client sees a missing, duplicate or changed entry; every commit at or below the confirmed
     position is on disk whenever nobody is left who could still write it.

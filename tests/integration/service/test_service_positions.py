@@ -40,7 +40,7 @@ async def test_a_busy_neighbour_does_not_hold_the_slot(database: Any, tmp_path: 
 @pytest.mark.timeout(300)
 async def test_no_timeout_of_the_walsender_while_the_engine_is_stopped(tmp_path: Path) -> None:
     """
-    With `wal_sender_timeout` of 5 s, the engine stopped for 30 s and the relay log full, the connection stays.
+    A16: With `wal_sender_timeout` of 5 s, the engine stopped for 30 s and the relay log full, the connection stays.
 
     The receiver does not read the socket then; status updates go on by timer.
     """

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from harness.oracle import Audience
-from harness.service import PYTHON, Service
+from harness.service import PYTHON, Service, started
 from harness.waiting import until
 from harness.workload import ShapeUnderTest
 from penstock.testing.postgres import ThrowawayPostgres, free_port
@@ -81,7 +81,7 @@ def test_a_role_that_may_not_replicate_ends_it_with_the_statement_that_helps(dat
 
 def test_a_server_without_logical_wal_ends_it_with_the_setting(tmp_path: Path) -> None:
     """
-    `wal_level = replica`: the last line names the setting to change.
+    A6: `wal_level = replica`: the last line names the setting to change.
     """
     with ThrowawayPostgres(settings={"wal_level": "replica"}) as server:
         ended = serve_once(tmp_path, server.url, "--insecure")
@@ -95,22 +95,21 @@ async def test_a_second_service_on_the_same_folder_waits_and_can_be_ended(databa
     Two services never own one data folder: the second says that it waits, and ends in order when it is told to.
     """
     async with Service(database.url, tmp_path):
-        second = Service(database.url, tmp_path)
-        second.start()
+        async with started(Service(database.url, tmp_path)) as second:
 
-        async def is_waiting() -> bool:
-            try:
-                return (await second.get("/v1/health")).json() == {"status": "waiting"}
-            except httpx.TransportError:
-                return False
+            async def is_waiting() -> bool:
+                try:
+                    return bool((await second.get("/v1/health")).json() == {"status": "waiting"})
+                except httpx.TransportError:
+                    return False
 
-        await until("the second waits", is_waiting)
-        await second.stop()
+            await until("the second waits", is_waiting)
+            assert await second.stop() == 0
 
 
 async def test_the_secret_guards_shapes_and_status_and_nothing_else(database: Any, tmp_path: Path) -> None:
     """
-    With a secret, shapes and status want it; health, readiness and preflight do not.
+    A21: With a secret, shapes and status want it; health, readiness and preflight do not.
     """
     database.execute("CREATE TABLE items (id int PRIMARY KEY)")
     env = {"PENSTOCK_INSECURE": "", "PENSTOCK_SECRET": "open sesame"}
@@ -129,7 +128,7 @@ async def test_the_secret_guards_shapes_and_status_and_nothing_else(database: An
 
 async def test_a_restart_of_postgres_is_lived_through(tmp_path: Path) -> None:
     """
-    Postgres stopped and started again: the service reconnects, waiting clients get what is written afterwards.
+    A14: Postgres stopped and started again: the service reconnects, waiting clients get what is written afterwards.
     """
     with ThrowawayPostgres() as server:
         database = server.create_database("restarted")

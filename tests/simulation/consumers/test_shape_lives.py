@@ -785,7 +785,7 @@ def test_a_transaction_too_large_for_a_shape_rotates_it() -> None:
 
 def test_an_idle_shape_leaves_memory_and_comes_back() -> None:
     """
-    Nothing is kept of it but its entry; a change or a request opens its files again.
+    A23, H19: Nothing is kept of it but its entry; a change or a request opens its files again.
     """
 
     async def story(world: World, engine: Engine) -> None:

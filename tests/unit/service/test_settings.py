@@ -29,7 +29,7 @@ def settings_of(environ: dict[str, str], *, flags: dict[str, str] | None = None,
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
     """
-    A number with a unit is a duration; without one it has the unit of the place where it stands.
+    H26: A number with a unit is a duration; without one it has the unit of the place where it stands.
     """
     assert parse_duration_s(text, bare_unit="ms") == seconds
 
@@ -56,7 +56,7 @@ def test_other_texts_are_no_durations(text: str) -> None:
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     """
-    Decimal and binary units differ, and plain numbers are bytes.
+    H26: Decimal and binary units differ, and plain numbers are bytes.
     """
     assert parse_size(text) == size
 
@@ -189,7 +189,7 @@ def test_nearer_words_win() -> None:
 )
 def test_mistakes_are_named_with_their_mending(environ: dict[str, str], complaint: str) -> None:
     """
-    What is wrong ends the start with a sentence that names it, and never shows a password.
+    H26: What is wrong ends the start with a sentence that names it, and never shows a password.
     """
     with pytest.raises(ConfigError) as caught:
         read(environ)
@@ -286,7 +286,7 @@ def test_connection_options_follow_the_url(tmp_path: Path) -> None:
 )
 def test_urls_of_every_form_pass(url: str, expected: dict[str, str]) -> None:
     """
-    Whatever libpq understands as a URL is understood.
+    H26: Whatever libpq understands as a URL is understood.
     """
     options = settings_of({"DATABASE_URL": url}).connection_options()
     assert {name: options[name] for name in expected} == expected
