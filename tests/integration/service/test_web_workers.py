@@ -1,0 +1,138 @@
+"""
+Several processes that answer clients, over one socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from harness.http_server import Connection
+from harness.service import Service
+from harness.waiting import until
+
+pytestmark = [pytest.mark.postgres]
+
+CLIENTS = 1000
+
+
+class Follower:
+    """
+    A client that waits for a row, and asks again when its connection breaks.
+    """
+
+    def __init__(self, service: Service, target: bytes) -> None:
+        self._service = service
+        self._target = target
+        self.retries = 0
+
+    async def follow(self, parked: asyncio.Semaphore) -> tuple[bytes, bytes]:
+        """
+        Give the first answer that holds something.
+        """
+        while True:
+            client = None
+            try:
+                client = Connection(*await asyncio.open_connection("127.0.0.1", self._service.port))
+                client.send(self._target)
+                parked.release()
+                head, body = await client.answer()
+            except (ConnectionError, asyncio.IncompleteReadError):
+                self.retries += 1
+                continue
+            finally:
+                if client is not None:
+                    client.close()
+            if b"\r\nelectric-has-data: false\r\n" not in head:
+                return head, body
+
+
+async def web_pids(service: Service) -> list[int]:
+    return [process["pid"] for process in (await service.status())["processes"] if process["role"] == "web"]
+
+
+async def live_target(service: Service) -> bytes:
+    first = await service.get("/v1/shape", table="items", offset="-1")
+    handle, offset = first.headers["electric-handle"], first.headers["electric-offset"]
+    end = await service.get("/v1/shape", table="items", offset=offset, handle=handle)
+    return f"/v1/shape?table=items&handle={handle}&offset={end.headers['electric-offset']}&live=true".encode()
+
+
+def rows_of(body: bytes) -> list[str]:
+    return [message["value"]["id"] for message in json.loads(body) if "value" in message]
+
+
+async def test_death_of_a_worker_costs_its_clients_a_retry(database: Any, tmp_path: Path) -> None:
+    """
+    A thousand wait when one of two workers is killed: who was connected to it asks again, the others notice nothing,
+    and everybody gets the next change.
+    """
+    database.execute("CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items VALUES (1)")
+    env = {"PENSTOCK_LONG_POLL_TIMEOUT_S": "20"}
+    async with Service(database.url, tmp_path, "--web-workers", "2", env=env) as service:
+        target = await live_target(service)
+        followers = [Follower(service, target) for _ in range(CLIENTS)]
+        parked = asyncio.Semaphore(0)
+        waiting = [asyncio.create_task(follower.follow(parked)) for follower in followers]
+        for _ in followers:
+            await parked.acquire()
+        victims = await web_pids(service)
+        assert len(victims) == 2
+        os.kill(victims[0], signal.SIGKILL)
+
+        async def is_replaced() -> bool:
+            try:
+                pids = await web_pids(service)
+            except httpx.TransportError:
+                return False
+            return len(pids) == 2 and victims[0] not in pids and None not in pids
+
+        await until("another worker is there", is_replaced)
+        database.execute("INSERT INTO items VALUES (2)")
+        answers = await asyncio.gather(*waiting)
+        assert {head.split(b"\r\n")[0] for head, _ in answers} == {b"HTTP/1.1 200 OK"}
+        assert {tuple(rows_of(body)) for _, body in answers} == {("2",)}
+        retries = [follower.retries for follower in followers]
+        assert 0 < sum(map(bool, retries)) < CLIENTS
+
+
+async def test_worker_that_stands_still_slows_nobody(database: Any, tmp_path: Path) -> None:
+    """
+    The engine goes on, clients of the other worker are served, and when it goes on its own clients catch up.
+    """
+    database.execute("CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items VALUES (0)")
+    env = {"PENSTOCK_LONG_POLL_TIMEOUT_S": "20"}
+    async with Service(database.url, tmp_path, "--web-workers", "2", env=env) as service:
+        target = await live_target(service)
+        followers = [Follower(service, target) for _ in range(40)]
+        parked = asyncio.Semaphore(0)
+        waiting = [asyncio.create_task(follower.follow(parked)) for follower in followers]
+        for _ in followers:
+            await parked.acquire()
+        still, _ = await web_pids(service)
+        os.kill(still, signal.SIGSTOP)
+        try:
+            for number in range(1, 41):
+                database.execute(f"INSERT INTO items VALUES ({number})")
+            # Nobody new is accepted by the one that stands still.
+            seen: list[str] = []
+            client = Connection(*await asyncio.open_connection("127.0.0.1", service.port))
+            while len(seen) < 40:
+                head, body = await client.ask(target)
+                assert head.startswith(b"HTTP/1.1 200 ")
+                seen = rows_of(body)
+            client.close()
+            assert seen == [str(number) for number in range(1, 41)]
+        finally:
+            os.kill(still, signal.SIGCONT)
+        answers = await asyncio.gather(*waiting)
+        assert {head.split(b"\r\n")[0] for head, _ in answers} == {b"HTTP/1.1 200 OK"}
+        assert {rows_of(body)[0] for _, body in answers} == {"1"}
+        assert sum(follower.retries for follower in followers) == 0
