@@ -95,8 +95,6 @@ class ShapeEntry:
         done: the last transaction it has, while it has no consumer.
         done_end: how far it is complete, while it has no consumer.
         consumer: in memory, or None for an idle shape.
-        read_at: when a client was last given something of it; None for never.
-        file_bytes: what its files held when it was last in memory; None while that is not known.
         condemned: why it is being given up; None for most.
         failed_at: the commit at which a consumer raised last; -1 for none.
         active_at: when it last had something to do.
@@ -116,8 +114,6 @@ class ShapeEntry:
     bounds: SnapshotBounds | None = None
     is_live: bool = False
     settled: LogOffset = SNAPSHOT_END
-    read_at: float | None = None
-    file_bytes: int | None = None
     done: CommitLsn = ZERO_COMMIT
     done_end: EndLsn = EndLsn(0)
     consumer: Consumer | None = None
@@ -745,7 +741,6 @@ class ConsumerRegistry:
             consumer = entry.consumer
             assert consumer is not None
             entry.done, entry.done_end = consumer.done, consumer.done_end
-            entry.file_bytes = None if consumer.log is None else consumer.log.file_bytes
             entry.file_bytes = None if consumer.log is None else consumer.log.file_bytes
             entry.is_compacting = consumer.log is not None and consumer.log.is_compacting
             # It goes with nothing in its hands, which is no reason for alarm.

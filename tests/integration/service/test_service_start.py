@@ -94,17 +94,16 @@ async def test_a_second_service_on_the_same_folder_waits_and_can_be_ended(databa
     """
     Two services never own one data folder: the second says that it waits, and ends in order when it is told to.
     """
-    async with Service(database.url, tmp_path):
-        async with started(Service(database.url, tmp_path)) as second:
+    async with Service(database.url, tmp_path), started(Service(database.url, tmp_path)) as second:
 
-            async def is_waiting() -> bool:
-                try:
-                    return bool((await second.get("/v1/health")).json() == {"status": "waiting"})
-                except httpx.TransportError:
-                    return False
+        async def is_waiting() -> bool:
+            try:
+                return bool((await second.get("/v1/health")).json() == {"status": "waiting"})
+            except httpx.TransportError:
+                return False
 
-            await until("the second waits", is_waiting)
-            assert await second.stop() == 0
+        await until("the second waits", is_waiting)
+        assert await second.stop() == 0
 
 
 async def test_the_secret_guards_shapes_and_status_and_nothing_else(database: Any, tmp_path: Path) -> None:
