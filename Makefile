@@ -69,16 +69,17 @@ lock: $(STAMPS)/dev ## compile requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --group dev --extra demo --constraint requirements/run.txt -o requirements/dev.txt pyproject.toml
 
 clean: ## remove what the other commands made
+	rm -f src/penstock/compiled/*.so
 	rm -rf $(VENV) $(WHEEL_VENV) $(STAMPS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/node/node_modules
 
-$(STAMPS)/dev: requirements/dev.txt pyproject.toml
+$(STAMPS)/dev: requirements/dev.txt pyproject.toml hatch_build.py src/penstock/compiled/stream.pyx
 	@mkdir -p $(STAMPS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(STAMPS)/demo: requirements/run.txt pyproject.toml
+$(STAMPS)/demo: requirements/run.txt pyproject.toml hatch_build.py src/penstock/compiled/stream.pyx
 	@mkdir -p $(STAMPS)
 	@echo "Setting up (once, less than a minute): an environment ..."
 	@$(PYTHON) -m venv $(VENV)

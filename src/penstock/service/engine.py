@@ -31,6 +31,7 @@ from penstock.collector.collector import ShapeLogCollector
 from penstock.collector.flush_tracker import Debt, FlushTracker
 from penstock.collector.intake import Intake
 from penstock.collector.routed_xids import RoutedXids
+from penstock.compiled import choice
 from penstock.consumers.accounts import CollectorAccounts
 from penstock.consumers.compactor import LogCompactor
 from penstock.consumers.evictor import Evictor
@@ -344,6 +345,8 @@ class Engine:
         Raises:
             PenstockError: what only a person can mend.
         """
+        choice.want(self._settings.compiled_core)
+        _log.info("rows are decoded and encoded", core=choice.describe())
         await asyncio.to_thread(self._settings.state_folder.mkdir, 0o700, exist_ok=True)
         await asyncio.to_thread(self._spool.clear)
         await self._control.open()

@@ -119,6 +119,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     demo_page: bool = False
 
     single_process: bool = False
+    compiled_core: bool = True
     engine_hang_s: float = 20.0
     receiver_hang_s: float = 60.0
     web_hang_s: float = 30.0
@@ -400,6 +401,7 @@ DECLARATIONS: Final = (
     Declaration("requests_existing_max", _W, "all other requests at a time, of a worker", at_least=1),
     Declaration("demo_page", _T, "serve the page at /demo that shows a table changing"),
     Declaration("single_process", _T, "all in one process: for development"),
+    Declaration("compiled_core", _T, "decode and encode rows in compiled code where it was built, else in Python"),
     Declaration("engine_hang_s", _D, "an engine silent for so long is killed and restarted", at_least=1),
     Declaration("receiver_hang_s", _D, "likewise a receiver", at_least=1),
     Declaration("web_hang_s", _D, "likewise a web worker", at_least=1),

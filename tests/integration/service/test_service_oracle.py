@@ -54,14 +54,15 @@ async def test_clients_equal_the_query_whenever_they_joined(database: Any, tmp_p
         assert (await service.status())["shed_count"] == 0
 
 
-async def test_what_happens_in_one_process_is_the_same(database: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("env", [{}, {"PENSTOCK_COMPILED_CORE": "false"}], ids=["compiled", "pure"])
+async def test_what_happens_in_one_process_is_the_same(database: Any, tmp_path: Path, env: dict[str, str]) -> None:
     """
-    With everything in one process the clients' rows equal the query too.
+    With everything in one process the clients' rows equal the query too, also where nothing is compiled.
     """
     workload = Workload(database.url, seed=7)
     await workload.create_schema()
     async with (
-        Service(database.url, tmp_path, "--single-process") as service,
+        Service(database.url, tmp_path, "--single-process", env=env) as service,
         Audience(service.url, database.url) as audience,
         asyncio.TaskGroup() as group,
     ):
