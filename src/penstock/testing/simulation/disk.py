@@ -587,6 +587,12 @@ class ShapeDisk:
         if self._disk.find(path) is not None:
             self._disk.remove(path)
 
+    def remove_file(self, path: str) -> None:
+        """
+        See `Disk.remove_file`.
+        """
+        self.remove_tree(path)
+
 
 def _sync(disk: VirtualDisk, life: Life, path: str, file: _File) -> None:
     try:
