@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 from harness.evidence import assert_covered
 from harness.oracle import Audience
 from harness.service import Service
-from harness.waiting import until_confirmed
 from harness.workload import SHAPES, Workload
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
@@ -80,26 +77,3 @@ async def database_confirmed(database: Any, service: Service) -> str:
         database.query, "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s", service.slot
     )
     return str(rows[0][0])
-
-
-async def test_the_slot_advances_while_the_engine_is_stopped(database: Any, tmp_path: Path) -> None:
-    """
-    With the engine stopped by a signal the confirmed position passes new commits; afterwards clients get everything.
-    """
-    workload = Workload(database.url, seed=3, writer_count=1)
-    await workload.create_schema()
-    async with (
-        Service(database.url, tmp_path) as service,
-        Audience(service.url, database.url) as audience,
-    ):
-        audience.join(*SHAPES)
-        await audience.agree()
-        engine = await service.kill("engine", signal.SIGSTOP)
-        for number in range(5):
-            database.execute("INSERT INTO keyless VALUES (%s, 'while stopped', now())", 1_000_000 + number)
-            target = database.query("SELECT pg_current_wal_lsn()::text")[0][0]
-            await until_confirmed(database, service.slot, target)
-        with contextlib.suppress(ProcessLookupError):  # the supervisor may have been faster and replaced it
-            os.kill(engine, signal.SIGCONT)
-        await audience.agree()
-        assert set(audience.rotations) == {0}

@@ -25,7 +25,7 @@ BY_MODE = {
         for name in (
             "consumer-killed",
             "consumer-hung",
-            "consumer-loops",
+            "engine-stopped",
             "control-store-hung",
             "receiver-killed",
             "rolling-restart",
@@ -41,6 +41,8 @@ BY_MODE = {
 async def test_no_fault_breaks_a_promise(database: Any, mode: str) -> None:
     """
     Innocent shapes go on, guilty ones start over, clients have what the query gives, and the log is released.
+
+    Scenario H8: the flush boundary passes a debt when it is paid or its shape given up.
     """
     rows: list[Row] = []
     torture = Torture(database.url, BY_MODE[mode], deadlines=SHORT, patience=PATIENCE, on_row=rows.append)
