@@ -98,9 +98,11 @@ class OracleClient:
         assert not self._places or self._places[-1] < place, f"{self.name}: {place} after {self._places[-1]}"
         self._places.append(place)
 
-    async def agree(self, url: str, timeout_s: float = 60.0) -> None:
+    async def agree(self, url: str, timeout_s: float = 60.0, *, is_patient: bool = False) -> None:
         """
         Fail unless the rows come to equal the query; at once, if the client says it has seen all and they do not.
+
+        A patient one waits for what only the catalog tells, which may come a second after everything else.
         """
         position, expected = await expected_rows(url, self.shape)
         try:
@@ -108,7 +110,7 @@ class OracleClient:
                 await self._moved.wait_for(
                     lambda: (
                         self._subscription.stream.is_up_to_date
-                        and (self._rows() == expected or self.last_seen_lsn >= position)
+                        and (self._rows() == expected or (self.last_seen_lsn >= position and not is_patient))
                     )
                 )
         except TimeoutError:
@@ -156,21 +158,23 @@ class Audience:
             for client in self.clients:
                 await client.close()
 
-    def join(self, *shapes: ShapeUnderTest, name: str = "client") -> None:
+    def join(
+        self, *shapes: ShapeUnderTest, name: str = "client", make_client: type[OracleClient] = OracleClient
+    ) -> None:
         """
         Let one more client for each of these shapes follow from now on.
         """
         for shape in shapes:
-            client = OracleClient(self._url, shape, self.history, name=name)
+            client = make_client(self._url, shape, self.history, name=name)
             self.clients.append(client)
             self._tasks.append(self._group.create_task(client.follow(), name=f"{name} on {shape.table}"))
 
-    async def agree(self, timeout_s: float = 60.0) -> None:
+    async def agree(self, timeout_s: float = 60.0, *, is_patient: bool = False) -> None:
         """
         Fail unless every client comes to equal the query.
         """
         for client in self.clients:
-            await client.agree(self._database_url, timeout_s)
+            await client.agree(self._database_url, timeout_s, is_patient=is_patient)
 
     @property
     def rotations(self) -> list[int]:

@@ -90,7 +90,7 @@ class PublicationTables:
         name: str,
         facts: BarrierFacts,
         *,
-        on_lost: Callable[[int, str], Awaitable[None]],
+        on_lost: Callable[[int, str, frozenset[str] | None], Awaitable[None]],
         is_manual: bool = False,
         wait_s_max: float = WAIT_S_MAX,
     ) -> None:
@@ -101,7 +101,8 @@ class PublicationTables:
             pool: connections for catalog queries and DDL.
             name: the publication, which somebody else creates.
             facts: the record of passed barriers.
-            on_lost: gives up, durably and for this reason, the shapes on a table of which the stream did not tell all.
+            on_lost: gives up, durably and for this reason, the shapes on a table of which the stream did not tell all: those
+                that read one of these columns, or with None all of them.
             is_manual: whether tables are added by the operator; then nothing is altered, only verified.
             wait_s_max: how long a call of `ensure` waits.
         """
@@ -191,6 +192,21 @@ class PublicationTables:
             await self._lose(oid)
         elif passed is not None:
             await self._compare_form(oid, form, partitions)
+
+    async def welcome(self, partition: int, above: Collection[int]) -> None:
+        """
+        Look at tables below which a relation was found to lie, before any of its rows is handed to their shapes.
+
+        Raises:
+            SourceError: the database is away, or refuses.
+        """
+        for oid in above:
+            recorded = await self._facts.form(oid)
+            if recorded is not None and partition not in parse_form(recorded).partitions:
+                partitions = self._facts.partitions_of(oid)
+                state = await self._read_state(oid)
+                if state.form:
+                    await self._compare_form(oid, state.form, partitions, found=partition)
 
     def partitions_of(self, oid: int) -> frozenset[int]:
         """
@@ -297,15 +313,15 @@ class PublicationTables:
         Give up the shapes on a table that was out of the publication; the record goes when that is durable.
         """
         _log.warning("a table was taken out of the publication: its shapes begin anew", oid=oid)
-        await self._on_lost(oid, "its table was not published for a while")
+        await self._on_lost(oid, "its table was not published for a while", None)
         await self._facts.record(oid, None)
 
-    async def _compare_form(self, oid: int, text: str, partitions: frozenset[int]) -> None:
+    async def _compare_form(self, oid: int, text: str, partitions: frozenset[int], *, found: int | None = None) -> None:
         """
         Give up the shapes on a table whose rows became others without a word in the stream, and record its form.
 
         The order: shapes given up, what lies above each partition found anew, form recorded. Whatever stops us in
-        between, all of it is done again.
+        between, all of it is done again. What lies above `found` is being found by whoever calls.
         """
         recorded = await self._facts.form(oid)
         if recorded == text and not partitions:
@@ -318,8 +334,8 @@ class PublicationTables:
             reason = "a table with rows became a partition"
         if reason is not None:
             _log.warning("a table changed its rows: its shapes begin anew", oid=oid, reason=reason)
-            await self._on_lost(oid, reason)
-        await self._facts.find_again(change.gained | change.lost)
+            await self._on_lost(oid, reason, change.columns if reason == change.reason else None)
+        await self._facts.find_again((change.gained | change.lost) - {found})
         if recorded != text:
             await self._facts.record_form(oid, text)
 

@@ -185,12 +185,13 @@ _SCHEMA_LISTED: Final = """
   SELECT s.oid FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace
 """
 
-# A partitioned table with all partitions below it. Not pg_partition_tree(): that one locks what it lists.
+# A partitioned table with all partitions below it. Not pg_partition_tree(): that one locks what it lists. The link names
+# the transactions that attached a partition and what is above it: another one, when it was away in between.
 _TREE: Final = """
-  WITH RECURSIVE tree(oid) AS (
-    SELECT c.oid
+  WITH RECURSIVE tree(oid, link) AS (
+    SELECT c.oid, ''
     UNION ALL
-    SELECT h.inhrelid FROM tree JOIN pg_catalog.pg_inherits h ON h.inhparent = tree.oid
+    SELECT h.inhrelid, tree.link || ' ' || h.xmin FROM tree JOIN pg_catalog.pg_inherits h ON h.inhparent = tree.oid
       JOIN pg_catalog.pg_class child ON child.oid = h.inhrelid AND child.relispartition
     WHERE NOT h.inhdetachpending
   )
@@ -209,18 +210,24 @@ def _membership(server_version: int) -> str:
     """  # noqa: S608 - as above
 
 
-# What `forms.parse_form` reads: partitions below a table, labels and attributes of the types its columns are written with.
+# What `forms.parse_form` reads: partitions below a table, labels and attributes of the types its columns are written with,
+# the columns, and the files of the table and its partitions.
 # Types of users only, or the catalog's own would be looked through for every table.
 _FORM: Final = f"""
   pg_catalog.json_build_array(
     CASE WHEN c.relkind = 'p' THEN
-      ({_TREE} SELECT pg_catalog.json_agg(tree.oid::int8 ORDER BY tree.oid) FROM tree WHERE tree.oid <> c.oid) END,
+      ({_TREE} SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tree.oid::int8, tree.link) ORDER BY tree.oid)
+        FROM tree WHERE tree.oid <> c.oid) END,
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(l.oid::int8, l.enumlabel) ORDER BY l.oid)
       FROM pg_catalog.pg_enum l WHERE l.enumtypid = ANY (u.types)),
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(f.attrelid::int8, f.attnum, f.atttypid::int8)
         ORDER BY f.attrelid, f.attnum)
       FROM pg_catalog.pg_type t JOIN pg_catalog.pg_attribute f ON f.attrelid = t.typrelid
-      WHERE t.oid = ANY (u.types) AND t.typtype = 'c' AND f.attnum > 0 AND NOT f.attisdropped)
+      WHERE t.oid = ANY (u.types) AND t.typtype = 'c' AND f.attnum > 0 AND NOT f.attisdropped),
+    (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, a.attnum, a.xmin::text) ORDER BY a.attnum)
+      FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    ({_TREE} SELECT pg_catalog.json_agg(pg_catalog.json_build_array(k.oid::int8, k.relfilenode::int8) ORDER BY k.oid)
+      FROM tree JOIN pg_catalog.pg_class k ON k.oid = tree.oid)
   )::text
 """  # noqa: S608 - as above
 _FORM_TYPES: Final = """

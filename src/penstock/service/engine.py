@@ -207,6 +207,7 @@ class Engine:
             on_lost=self._publication_lost,
             is_manual=settings.manual_table_publishing,
         )
+        self._facts.welcome = self._publication.welcome
         delivery = _Delivery()
         self._tracker = FlushTracker(EndLsn(0))
         self._xids = RoutedXids()
@@ -653,9 +654,11 @@ class Engine:
             else:
                 return
 
-    async def _publication_lost(self, oid: int, reason: str) -> None:
+    async def _publication_lost(self, oid: int, reason: str, columns: frozenset[str] | None) -> None:
         registry = self.consumers.registry
         entries = registry.on_table(oid)
+        if columns is not None:
+            entries = [entry for entry in entries if any(column.name in columns for column in entry.definition.columns)]
         registry.condemn(entries, reason)
         for entry in entries:
             await registry.wait_gone(entry)

@@ -37,6 +37,8 @@ class RecordedFacts:
         """
         self._control: Final = control
         self._ask_ancestors: Final = ask_ancestors
+        self.welcome: Callable[[int, Collection[int]], Awaitable[None]] = _nobody
+        """Told what lies above a relation, before anybody uses it; may raise to be told again."""
         self._ancestors: dict[int, tuple[int, ...]] = {}
         self._forms: dict[int, str] = {}
         self._memberships: dict[int, int] = {}
@@ -74,9 +76,13 @@ class RecordedFacts:
             self.asking_count -= 1
 
     async def _find_ancestors(self, relation_oid: int) -> tuple[int, ...]:
+        known = self._ancestors.get(relation_oid)
         while True:
             try:
                 ancestors = await self._ask_ancestors(relation_oid)
+                if ancestors == known:
+                    return ancestors
+                await self.welcome(relation_oid, {*ancestors, *(known or ())})
                 # The relation itself stands for "nothing above it".
                 text = ",".join(map(str, ancestors or (relation_oid,)))
                 await self._control.record_fact(_ROOT, str(relation_oid), text.encode())
@@ -141,6 +147,10 @@ class RecordedFacts:
             self._memberships.pop(oid, None)
         else:
             self._memberships[oid] = membership
+
+
+async def _nobody(relation_oid: int, above: Collection[int]) -> None:
+    del relation_oid, above
 
 
 def _read(oid: int, value: bytes) -> tuple[int, ...]:

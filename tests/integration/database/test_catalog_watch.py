@@ -28,7 +28,7 @@ class Watched(FormsInMemory):
     events: list[CatalogEvent] = field(default_factory=list)
     bounds: list[SnapshotBounds] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[tuple[str, frozenset[str] | None]] = field(default_factory=list)
     memberships: dict[int, int] = field(default_factory=dict)
 
     async def passed(self, oid: int) -> int | None:
@@ -49,12 +49,12 @@ class Watched(FormsInMemory):
     def __post_init__(self) -> None:
         super().__init__()
 
-    async def lose(self, oid: int, reason: str) -> None:
+    async def lose(self, oid: int, reason: str, columns: frozenset[str] | None) -> None:
         """
         Take note of a lost table.
         """
         self.lost.append(oid)
-        self.reasons.append(reason)
+        self.reasons.append((reason, columns))
 
     def take_events(self) -> list[CatalogEvent]:
         """

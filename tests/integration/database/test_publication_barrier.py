@@ -55,8 +55,8 @@ async def kept(
     The publication's tables, closed at the end. Lost tables go to the facts' history.
     """
 
-    async def on_lost(oid: int, reason: str) -> None:
-        del reason
+    async def on_lost(oid: int, reason: str, columns: frozenset[str] | None) -> None:
+        del reason, columns
         facts.history.append(("lost", oid))
 
     tables = PublicationTables(pool, name, facts, on_lost=on_lost, **options)
@@ -357,7 +357,7 @@ def test_release_and_ensure_at_once_end_with_a_member(database: ThrowawayDatabas
     """
     Whoever asks for a table while it leaves gets it back behind a barrier of its own.
 
-    Scenario H12.
+    Scenarios H12, H13.
     """
     make(database)
 

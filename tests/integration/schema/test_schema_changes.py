@@ -33,15 +33,15 @@ async def test_a_reset_replica_identity_costs_the_shapes_of_that_table_once(
     )
     audience.join(ShapeUnderTest("reset"), ShapeUnderTest("reset", where="a > 5"))
     audience.join(ShapeUnderTest("reset_not"), ShapeUnderTest("reset_not", where="a > 5"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     for identity in ("DEFAULT", "USING INDEX reset_pkey"):
         source.execute(
             f"ALTER TABLE reset REPLICA IDENTITY {identity};"
             "UPDATE reset SET a = 10 - a; UPDATE reset_not SET a = 10 - a; DELETE FROM reset WHERE id = 3"
         )
-        await audience.agree()
+        await audience.agree(is_patient=True)
         source.execute("UPDATE reset SET a = a + 1; INSERT INTO reset (a, id) SELECT 7, 10 + max(id) FROM reset")
-        await audience.agree()
+        await audience.agree(is_patient=True)
     assert audience.rotations == [2, 2, 0, 0]
 
 
@@ -56,7 +56,7 @@ async def test_an_added_column_rotates_shapes_of_all_columns_once(
     )
     audience.join(ShapeUnderTest("grows"), ShapeUnderTest("grows", where="a > 5"))
     audience.join(ShapeUnderTest("grows", ("id", "a")), ShapeUnderTest("grows", ("id",), where="a > 5"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     for turn in range(2):
         source.execute(
             "UPDATE grows SET a = 10 - a;"
@@ -65,9 +65,9 @@ async def test_an_added_column_rotates_shapes_of_all_columns_once(
         source.execute(
             f"INSERT INTO grows (id, a) VALUES ({turn} + 100, 50); UPDATE grows SET added_{turn} = 'x' WHERE id > 5"
         )
-        await audience.agree()
+        await audience.agree(is_patient=True)
         source.execute("UPDATE grows SET a = a + 1")
-        await audience.agree()
+        await audience.agree(is_patient=True)
     assert audience.rotations == [2, 2, 0, 0]
 
 
@@ -82,11 +82,11 @@ async def test_a_table_made_anew_is_never_served_as_the_old_one(
     )
     source.execute(definition.format(1))
     audience.join(ShapeUnderTest("again"), ShapeUnderTest("again", where="a = 2"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     for value in (2, 3):
         handles = [client.handles[-1] for client in audience.clients]
         source.execute(f"DROP TABLE again; {definition.format(value)}")
-        await audience.agree()
+        await audience.agree(is_patient=True)
         assert not set(handles) & {client.handles[-1] for client in audience.clients}
         for handle in handles:
             assert (await service.get("/v1/shape", table="again", offset="0_0", handle=handle)).status_code == 409
@@ -129,15 +129,15 @@ async def test_columns_that_change_end_the_shapes_that_read_them(
     )
     audience.join(ShapeUnderTest("mends", ("id", "b")), ShapeUnderTest("mends", ("id",), where="b > '3'"))
     audience.join(ShapeUnderTest("mends", ("id", "a")), ShapeUnderTest("mends", ("id",), where="a > 3"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("ALTER TABLE mends ALTER b TYPE varchar(7); UPDATE mends SET b = 'x', a = a + 1 WHERE id = 3")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     assert audience.rotations == [1, 1, 0, 0]
     source.execute("ALTER TABLE mends DROP COLUMN b, ADD COLUMN b text DEFAULT '7'; UPDATE mends SET a = a + 1")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     assert audience.rotations[2:] == [0, 0]
     source.execute("ALTER TABLE mends ALTER a SET DEFAULT 7, ALTER a SET NOT NULL; INSERT INTO mends (id) VALUES (20)")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     assert audience.rotations[2:] == [0, 0]
 
 
@@ -154,14 +154,14 @@ async def test_a_new_label_of_an_enum_costs_nothing_and_can_be_asked_for(
     audience.join(
         ShapeUnderTest("sings", where="m = 'low'"), ShapeUnderTest("sings", where="m <> 'low'"), ShapeUnderTest("sings")
     )
-    await audience.agree()
+    await audience.agree(is_patient=True)
     assert (await ask(service, "sings", where="m = 'mid'"))[0] == 400
     assert (await ask(service, "sings", where="m < 'high'"))[0] == 400
     source.execute("ALTER TYPE tone ADD VALUE 'mid' BEFORE 'high'")
     source.execute("INSERT INTO sings VALUES (3, 'mid', '{mid}'); UPDATE sings SET m = 'mid' WHERE id = 1")
     assert (await ask(service, "sings", where="m = 'mid'"))[0] == 200
     audience.join(ShapeUnderTest("sings", where="m = 'mid'"), ShapeUnderTest("sings", where="ms @> '{mid}'"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     assert set(audience.rotations) == {0}
 
 
@@ -174,11 +174,11 @@ async def test_a_renamed_label_rotates_whoever_serves_or_compares_it(
     source.execute("CREATE TYPE hue AS ENUM ('red', 'blue'); CREATE TABLE paints (id int PRIMARY KEY, m hue)")
     source.execute("INSERT INTO paints VALUES (1, 'red'), (2, 'blue')")
     audience.join(ShapeUnderTest("paints"), ShapeUnderTest("paints", where="m = 'blue'"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("ALTER TYPE hue RENAME VALUE 'red' TO 'crimson'")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("INSERT INTO paints VALUES (3, 'crimson')")
-    await audience.agree()
+    await audience.agree(is_patient=True)
 
 
 async def test_rows_of_partitions_made_later_reach_the_root(
@@ -192,14 +192,14 @@ async def test_rows_of_partitions_made_later_reach_the_root(
         "CREATE TABLE days_1 PARTITION OF days FOR VALUES IN (1); INSERT INTO days VALUES (1, 1, 1)"
     )
     audience.join(ShapeUnderTest("days"), ShapeUnderTest("days", where="a > 5"), ShapeUnderTest("days_1"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     with source.connect() as connection, connection.transaction():
         connection.execute("CREATE TABLE days_2 PARTITION OF days FOR VALUES IN (2)")
         connection.execute("INSERT INTO days SELECT g, 2, g FROM generate_series(11, 19) g")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("UPDATE days SET day = 2, a = 9 WHERE day = 1")
     source.execute("INSERT INTO days VALUES (1, 1, 7)")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     assert set(audience.rotations) == {0}
 
 
@@ -216,18 +216,18 @@ async def test_attaching_and_detaching_rotates_shapes_on_the_root(
     )
     audience.join(ShapeUnderTest("weeks"), ShapeUnderTest("weeks", where="a > 5"))
     audience.join(ShapeUnderTest("weeks_1"), ShapeUnderTest("weeks_2"), ShapeUnderTest("weeks_2", where="a > 5"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("UPDATE weeks_2 SET a = a + 1")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("ALTER TABLE weeks ATTACH PARTITION weeks_2 FOR VALUES IN (2)")
     source.execute("INSERT INTO weeks VALUES (3, 2, 7); UPDATE weeks SET a = a + 1 WHERE id = 2")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("INSERT INTO weeks VALUES (4, 2, 8)")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("ALTER TABLE weeks DETACH PARTITION weeks_2; UPDATE weeks_2 SET a = a + 1")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("INSERT INTO weeks VALUES (5, 1, 8); INSERT INTO weeks_2 VALUES (5, 2, 9)")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     assert audience.rotations == [2, 2, 0, 0, 0]
 
 
@@ -242,15 +242,15 @@ async def test_an_attached_partition_that_was_filled_in_the_same_transaction(
         "CREATE TABLE loads_1 PARTITION OF loads FOR VALUES IN (1); INSERT INTO loads VALUES (1, 1)"
     )
     audience.join(ShapeUnderTest("loads"))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     with source.connect() as connection, connection.transaction():
         connection.execute("CREATE TABLE loads_2 (LIKE loads INCLUDING ALL)")
         connection.execute("INSERT INTO loads_2 VALUES (1, 2), (2, 2)")
         connection.execute("ALTER TABLE loads ATTACH PARTITION loads_2 FOR VALUES IN (2)")
         connection.execute("INSERT INTO loads VALUES (3, 2)")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("DROP TABLE loads_2; INSERT INTO loads VALUES (2, 1)")
-    await audience.agree()
+    await audience.agree(is_patient=True)
 
 
 async def test_a_shape_in_the_middle_of_a_tree_gets_what_is_below_it(
@@ -266,8 +266,36 @@ async def test_a_shape_in_the_middle_of_a_tree_gets_what_is_below_it(
         "INSERT INTO top VALUES (1, 1, 1), (1, 2, 1)"
     )
     audience.join(*(ShapeUnderTest(name) for name in ("top", "middle", "leaf", "side")))
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("INSERT INTO top VALUES (2, 1, 1), (2, 2, 1); UPDATE top SET id = 5 WHERE id = 1")
-    await audience.agree()
+    await audience.agree(is_patient=True)
     source.execute("TRUNCATE leaf; INSERT INTO top VALUES (9, 1, 1)")
-    await audience.agree()
+    await audience.agree(is_patient=True)
+
+
+async def test_values_that_change_under_their_names_end_the_shapes(
+    service: Service, source: ThrowawayDatabase, audience: Audience
+) -> None:
+    """
+    H16. A column replaced by one of the same name and type, a table rewritten by an expression, a wider composite type.
+
+    What only moves rows, or defines a column anew without touching them, ends nothing.
+    """
+    source.execute("CREATE TYPE pair AS (x int, y int); CREATE TABLE swaps (id int PRIMARY KEY, a int, b int, p pair)")
+    source.execute("INSERT INTO swaps SELECT g, g, 10 * g, ROW(g, g)::pair FROM generate_series(1, 5) g")
+    audience.join(ShapeUnderTest("swaps"), ShapeUnderTest("swaps", where="a > 3"))
+    await audience.agree(is_patient=True)
+    source.execute("CLUSTER swaps USING swaps_pkey")
+    source.execute("ALTER TABLE swaps ALTER a SET DEFAULT 7; COMMENT ON COLUMN swaps.a IS 'none'; ANALYZE swaps")
+    source.execute("INSERT INTO swaps (id) VALUES (6)")
+    await audience.agree(is_patient=True)
+    assert audience.rotations == [0, 0]
+    for change in (
+        "ALTER TABLE swaps DROP COLUMN b, ADD COLUMN b int DEFAULT 5",
+        "ALTER TABLE swaps ALTER a TYPE int USING a + 1",
+        "ALTER TYPE pair ADD ATTRIBUTE z int",
+        "BEGIN; ALTER TABLE swaps RENAME a TO c; ALTER TABLE swaps RENAME b TO a; ALTER TABLE swaps RENAME c TO b; COMMIT",
+    ):
+        source.execute(change)
+        await audience.agree(is_patient=True)
+    assert audience.rotations == [4, 4]

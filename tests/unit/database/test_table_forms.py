@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from penstock.database.forms import TableForm, compare_forms, parse_form
 
-FORM = TableForm(frozenset({1, 2}), {10: "low", 11: "high"}, {20: [(1, 23), (2, 25)]})
+FORM = TableForm({1: " 7", 2: " 7"}, {10: "low", 11: "high"}, {20: [(1, 23), (2, 25)]})
 
 
 def test_reads_what_the_catalog_answers() -> None:
     """
     An ordinary table of ordinary types has nothing to tell.
     """
-    assert parse_form("[null,null,null]") == TableForm(frozenset(), {}, {})
-    assert parse_form('[[1,2],[[10,"low"],[11,"high"]],[[20,1,23],[20,2,25]]]') == FORM
+    assert parse_form("[null,null,null,null,null]") == TableForm({}, {}, {})
+    assert parse_form(
+        '[[[1," 7"],[2," 7"]],[[10,"low"],[11,"high"]],[[20,1,23],[20,2,25]],[["id",1,"700"]],[[5,6]]]'
+    ) == replace(FORM, columns={"id": (1, "700")}, files={5: 6})
 
 
 @pytest.mark.parametrize(
@@ -34,7 +38,7 @@ def test_what_no_row_knows_of_is_survived(now: TableForm) -> None:
 @pytest.mark.parametrize(
     ("now", "reason"),
     [
-        (TableForm(frozenset({1}), FORM.labels, FORM.attributes), "a partition was detached or dropped"),
+        (TableForm({1: " 7"}, FORM.labels, FORM.attributes), "a partition was detached or dropped"),
         (TableForm(FORM.partitions, {10: "lower", 11: "high"}, FORM.attributes), "a label of an enum was renamed"),
         (TableForm(FORM.partitions, FORM.labels, {20: [(1, 23)]}), "a composite type was altered"),
     ],
@@ -50,10 +54,36 @@ def test_partitions_that_come_are_told_apart_from_those_that_went() -> None:
     """
     One that the stream brought rows of and that was never seen in the catalog has gone; one not seen before has come.
     """
-    grown = TableForm(frozenset({1, 2, 3}), FORM.labels, FORM.attributes)
+    grown = TableForm({**FORM.partitions, 3: " 9"}, FORM.labels, FORM.attributes)
     assert compare_forms(FORM, grown, streamed={3}).gained == {3}
     assert compare_forms(FORM, grown, streamed={3}).reason is None
     short_lived = compare_forms(FORM, FORM, streamed={2, 4})
     assert not short_lived.gained
     assert short_lived.lost == {4}
     assert short_lived.reason is not None
+
+
+def test_a_partition_that_was_away_in_between_has_gone_and_come() -> None:
+    """
+    What became of its rows meanwhile, nobody told its former root.
+    """
+    change = compare_forms(FORM, TableForm({1: " 7", 2: " 9"}, FORM.labels, FORM.attributes))
+    assert change.reason is not None
+    assert change.gained == change.lost == {2}
+
+
+def test_columns_that_keep_name_and_type_and_not_their_values_end_shapes() -> None:
+    """
+    Another column of the same name, and a file written anew with a column defined anew; either of the latter alone is none.
+    """
+    known = replace(FORM, columns={"id": (1, "700"), "a": (2, "700")}, files={5: 50, 6: 60})
+    replaced = replace(known, columns={"id": (1, "700"), "a": (3, "701")})
+    assert compare_forms(known, replaced).reason == "a column was replaced by another of its name"
+    redefined = replace(known, columns={"id": (1, "700"), "a": (2, "701")})
+    vacuumed = replace(known, files={5: 51, 6: 60})
+    wider = replace(vacuumed, columns={**known.columns, "b": (3, "701")})
+    assert [compare_forms(known, now).reason for now in (redefined, vacuumed, wider)] == [None, None, None]
+    rewritten = replace(redefined, files={5: 51, 6: 60})
+    change = compare_forms(known, rewritten)
+    assert change.reason == "the table was rewritten"
+    assert change.columns == {"a"}
