@@ -201,8 +201,8 @@ def _measure_unindexed(name: str, make: Callable[[int], list[str]], words: str) 
     for count in UNINDEXED_COUNTS:
         say(f"routing with {count:,} shapes {words}")
         ours = _Contestant(_Router([shape_where(where) for where in make(count)]), changes)
-        rounds = [(mine / count, single) for mine, single in _rounds(ours, one)]
-        figures.append(_figure(name, f"Routing, {count:,} shapes {words}, a shape", "µs", "one shape", rounds))
+        rounds = [(mine / count * 1e3, single * 1e3) for mine, single in _rounds(ours, one)]
+        figures.append(_figure(name, f"Routing, {count:,} shapes {words}, a shape", "ns", "one shape", rounds))
     return figures
 
 

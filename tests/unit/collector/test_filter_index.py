@@ -79,3 +79,87 @@ def test_a_value_that_all_have_in_common_does_not_matter() -> None:
         ((7,), [updated(0, b"1", b"7")], [INCLUDES_NEW]),
         ((1,), [updated(0, b"1", b"7")], [INCLUDES_OLD]),
     ]
+
+
+def inserted(position: int, value: bytes) -> RoutedChange:
+    return RoutedChange(Operation.INSERT, relation(10), 10, position, None, (value,))
+
+
+def found_by(index: FilterIndex, value: bytes) -> set[int]:
+    """The shapes that an insert of this value is for, all of them for certain."""
+    matches = index.match({10: [inserted(0, value)]})
+    assert all(verdicts == [INCLUDES_NEW] for _, _, verdicts in matches)
+    return {incarnation for incarnations, _, _ in matches for incarnation in incarnations}
+
+
+def test_conditions_that_differ_in_constants_are_one_question() -> None:
+    """
+    However many there are of a kind, a row is asked once, and each is found by its own constant.
+    """
+    index = FilterIndex()
+    for number in range(100):
+        index.add(number, conditional(10, f"id > {number}"))
+        index.add(1000 + number, conditional(10, f"id % 100 = {number} AND id < 200"))
+    conditional_on = index.conditional[10]
+    assert len(conditional_on) == 200
+    assert conditional_on.lookups_count == 2
+    assert found_by(index, b"3") == {0, 1, 2, 1003}
+    assert found_by(index, b"300") == set(range(100))
+    for number in range(0, 100, 2):
+        index.remove(number)
+        index.remove(1000 + number)
+    assert found_by(index, b"4") == {1, 3}
+    assert found_by(index, b"103") == {*range(1, 100, 2), 1003}
+
+
+def test_equal_thresholds_of_different_texts_are_kept_apart() -> None:
+    """
+    Constants that compare equal need not be the same text; each condition is removed by itself.
+    """
+    index = FilterIndex()
+    wheres = ["id > 1", "id > 1::int8", "id > 1::int2", "1 < id"]
+    for number, where in enumerate(wheres):
+        index.add(number, conditional(10, where))
+    assert found_by(index, b"2") == {0, 1, 2, 3}
+    for number in (2, 0, 3, 1):
+        index.remove(number)
+        assert number not in found_by(index, b"2")
+    assert not index.conditional
+
+
+def test_conditions_that_are_all_different_come_and_go() -> None:
+    """
+    More than are asked by one function, some with company for a while: each goes on getting its own answer.
+    """
+    index = FilterIndex()
+    signs = "+-"
+    kinds = ["id" + "".join(f" {signs[number >> bit & 1]} id" for bit in range(5)) for number in range(20)]
+    for number, kind in enumerate(kinds):
+        index.add(number, conditional(10, f"{kind} >= 0"))
+    everybody = found_by(index, b"1")
+    assert everybody == {number for number, kind in enumerate(kinds) if kind.count("+") >= kind.count("-") - 1}
+    conditional_on = index.conditional[10]
+    for number, kind in enumerate(kinds):
+        index.add(100 + number, conditional(10, f"{kind} >= 1000"))
+        if number % 3 == 0:
+            index.remove(number)
+    assert found_by(index, b"1") == {number for number in everybody if number % 3}
+    for number in range(20):
+        index.remove(100 + number)
+    assert found_by(index, b"1") == {number for number in everybody if number % 3}
+    for number in range(20):
+        index.remove(number)
+    assert conditional_on.is_empty
+
+
+def test_a_question_is_asked_only_of_rows_that_a_lookup_finds() -> None:
+    """
+    What is joined to an equality by AND is asked of the groups that share the value, and is no question to all rows.
+    """
+    index = FilterIndex()
+    for number in range(50):
+        index.add(number, conditional(10, f"id IN (7, {100 + number}) AND id % 50 >= {number}"))
+    assert index.conditional[10].lookups_count == 1
+    assert found_by(index, b"7") == set(range(8))
+    assert found_by(index, b"110") == {10}
+    assert found_by(index, b"8") == set()
