@@ -11,21 +11,24 @@ import asyncio
 import errno
 import logging
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
+from zlib import crc32
 
 import structlog
 
 from client_reader import Reader, Request, Violation, expected
 from penstock.collector.abc import RoutedPart
+from penstock.collector.flush_tracker import FlushTracker
 from penstock.consumers.handler import Answer, ShapeHandler
 from penstock.consumers.projection import Projection, Shared
 from penstock.consumers.registry import ShapeEntry
 from penstock.control.records import ShapeState
-from penstock.liveness.board import Cell
 from penstock.postgres.lsn import EndLsn
 from penstock.postgres.relation import Column, Table, TableId
 from penstock.postgres.snapshot import SnapshotBounds
@@ -34,7 +37,7 @@ from penstock.testing.simulation.control import ControlFile, ControlState
 from penstock.testing.simulation.disk import Trouble, VirtualDisk
 from penstock.testing.simulation.loop import SimulationLoop, StuckError
 from penstock.testing.simulation.machine import Machine, make_settings
-from penstock.testing.simulation.postgres import Op, Row, VirtualPostgres
+from penstock.testing.simulation.postgres import Commit, Op, Row, VirtualPostgres
 from penstock.testing.simulation.seams import installed
 from penstock.where.clause import compile_where
 
@@ -169,13 +172,18 @@ STRANGERS: Final = ("move slot", "drop slot")
 ENGINE_FAULTS: Final = frozenset({"kill engine", "kill both", "power cut", "stop and start", "freeze engine", "suspend", "control fails"})
 
 
-def make_plan(seed: int) -> Plan:
+def make_plan(seed: int, acknowledge: str = "", faults: tuple[str, ...] = ()) -> Plan:
     """
     Draw a plan.
+
+    Args:
+        seed: names it.
+        acknowledge: the mode; drawn when empty.
+        faults: these faults and no others; drawn when empty.
     """
     chance = Random(seed)
     length_s = chance.choice((2.0, 5.0, 9.0))
-    acknowledge = chance.choice(("relay", "shapes"))
+    acknowledge = acknowledge or chance.choice(("relay", "shapes"))
     happenings: list[tuple[float, str, float]] = []
     for _ in range(chance.randrange(10, 40)):
         kind = chance.choices(("commit", "late commit", "noise", "server checkpoint"), (12, 2, 2, 1))[0]
@@ -183,8 +191,8 @@ def make_plan(seed: int) -> Plan:
     for _ in range(chance.randrange(2, 5)):
         happenings.append((chance.random() * length_s * 0.6, "open", 0.0))
     style = chance.random()
-    kinds: list[str] = []
-    if style > 0.2:
+    kinds: list[str] = list(faults)
+    if style > 0.2 and not faults:
         kinds += chance.choices(OTHER_FAULTS, k=chance.randrange(3))
         if style > 0.45:
             kinds += chance.choices(SHAPE_FAULTS, k=chance.randrange(1, 3))
@@ -194,8 +202,7 @@ def make_plan(seed: int) -> Plan:
     for kind in kinds:
         happenings.append((chance.random() * length_s, kind, chance.choice((0.3, 2.0, 4.0, 25.0)) * chance.random()))
     happenings.sort()
-    steps = (Step(number, *happening) for number, happening in enumerate(happenings))
-    return Plan(seed, acknowledge, tuple(Step(s.number, s.at_s, s.kind, s.for_s) for s in steps))
+    return Plan(seed, acknowledge, tuple(Step(number, *happening) for number, happening in enumerate(happenings)))
 
 
 class _PutHereError(Exception):
@@ -223,6 +230,19 @@ class _Handler(ShapeHandler):
             self._history.note("a consumer raises")
             raise _PutHereError
         return super().handle(part, shared)
+
+
+def _must_appear(commit: Commit, oid: int, accepts: Callable[[dict[str, str | None]], bool]) -> bool:
+    """
+    Tell whether a commit surely says something to a shape: a row of it was inserted or deleted.
+    """
+    for op in commit.ops:
+        row = op.new if op.kind == "insert" else op.old if op.kind == "delete" else None
+        if row is not None and op.oid == oid:
+            texts = (None if value is None else value.decode() for value in row)
+            if accepts(dict(zip(NAMES, texts, strict=True))):
+                return True
+    return False
 
 
 @dataclass
@@ -260,6 +280,7 @@ class History:
         self.trace: Final[list[str]] = []
         self.readers: Final[dict[int, Reader]] = {}
         self.raising: Final[dict[bytes, int]] = {}
+        self.armed: Final[Counter[bytes]] = Counter()
         self.guilty: Final[set[int]] = set()
         self.shed: Final[dict[int, str]] = {}
         self.is_stranger_about = False
@@ -301,6 +322,8 @@ class History:
 
     def _control_moved(self, state: ControlState) -> None:
         before, self._before = self._before, state
+        if state.boundary != before.boundary:
+            self._check_boundary(state)
         if state.epoch != before.epoch:
             self.note(f"epoch {state.epoch} begins at {state.boundary}: {state.epoch_reason}")
         if before.epoch is not None and state.epoch != before.epoch and not self.is_stranger_about:
@@ -315,8 +338,28 @@ class History:
                 reason = state.reasons.get(incarnation, "epoch")
                 self.shed[incarnation] = reason
                 self.note(f"shape {incarnation} {row.handle} is given up: {reason}")
-                if incarnation not in self.guilty and not self.is_stranger_about and reason != "truncate":
+                is_guilty = incarnation in self.guilty or self.armed[row.definition.canonical()] > 1
+                if not is_guilty and not self.is_stranger_about and reason != "truncate":
                     self.fail(f"shape {incarnation} was given up without being guilty: {reason}")
+
+    def _check_boundary(self, state: ControlState) -> None:
+        """
+        S1: what a live shape must hold of the commits up to the boundary is in its files, durably.
+        """
+        for incarnation, (row, epoch) in state.rows.items():
+            if row.state is not ShapeState.LIVE or epoch < (state.epoch or 0):
+                continue
+            assert row.bounds is not None
+            fan_out = crc32(incarnation.to_bytes(8, "big")) & 0xFF
+            folder = f"{self.machine.settings.data_dir}/shapes/{fan_out:02x}/{incarnation}-{row.handle}"
+            data = self.machine.disk.durable_bytes(folder)
+            accepts = CONDITIONS[row.definition.where]
+            for commit in self.machine.postgres.wal:
+                is_seen = commit.lsn.is_below(row.bounds.horizon) and row.bounds.snapshot.sees(commit.xid)
+                if commit.end > state.boundary or is_seen or not _must_appear(commit, row.definition.table.oid, accepts):
+                    continue
+                if b'"lsn":"%d"' % commit.lsn.value not in data:
+                    self.fail(f"the boundary is {state.boundary}, and shape {incarnation} does not hold {commit.lsn}")
 
     def _confirmed(self, before: EndLsn, position: EndLsn) -> None:
         if position < before:
@@ -334,6 +377,15 @@ class History:
             epoch = self.machine.control.state.epoch
             if epoch is not None and position > boundary:
                 self.fail(f"confirmed {position} beyond the recorded boundary {boundary}")
+
+    def voided(self, incarnation: int) -> None:
+        """
+        S2: debts are struck out only when that the shape is given up is durable.
+        """
+        state = self.machine.control.state
+        row, epoch = state.rows.get(incarnation, (None, 0))
+        if row is not None and row.state is not ShapeState.CONDEMNED and epoch >= (state.epoch or 0):
+            self.fail(f"the debts of shape {incarnation} are void before its tombstone is durable")
 
     def _exited(self, role: str, reason: str) -> None:
         self.note(f"the {role} ends: {reason}")
@@ -576,11 +628,12 @@ class History:
         del step
         entry = self._victim(chance)
         if entry is not None:
-            self.raising[entry.definition.canonical()] = count
+            key = entry.definition.canonical()
+            self.raising[key] = count
+            # One that fails twice at the same commit is given up; whoever has its definition by then.
+            self.armed[key] += count
             self.has_shape_fault = True
-            if count > 1:
-                self.guilty.add(entry.incarnation)
-                self.note(f"guilty: {entry.incarnation}")
+            self.note(f"victim: {entry.incarnation}")
 
     def _consumer_raises_twice(self, step: Step, chance: Random) -> None:
         self._consumer_raises(step, chance, 2)
@@ -778,6 +831,25 @@ class History:
         self._excuse(step, lambda: None, 10.0)
 
 
+@contextmanager
+def _voids_told(tell: Callable[[int], None]) -> Iterator[None]:
+    """
+    Tell of every shape whose debts are struck out.
+    """
+    remove = FlushTracker.handle_shape_removed
+
+    def told(tracker: FlushTracker, incarnation: int) -> None:
+        tell(incarnation)
+        remove(tracker, incarnation)
+
+    # A method is put in the place of another for a while.
+    FlushTracker.handle_shape_removed = told  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        FlushTracker.handle_shape_removed = remove  # type: ignore[method-assign]
+
+
 def live(plan: Plan, folder: Path) -> Outcome:
     """
     Let a plan happen.
@@ -792,8 +864,9 @@ def live(plan: Plan, folder: Path) -> Outcome:
     machine = Machine(
         loop, settings, postgres, VirtualDisk(str(folder)), ControlFile(), limits={"segment_bytes_max": 3000}
     )
-    with installed(machine):
+    with installed(machine), ExitStack() as stack:
         history = History(plan, machine)
+        stack.enter_context(_voids_told(history.voided))
 
         async def story() -> None:
             try:
@@ -819,12 +892,52 @@ def quiet_logs() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
+def live_in_scratch(plan: Plan) -> Outcome:
+    """
+    Let a plan happen in a folder of its own.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return live(plan, Path(folder))
+
+
 def live_seed(seed: int) -> Outcome:
     """
     Let the history of a seed happen.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return live(make_plan(seed), Path(folder))
+    return live_in_scratch(make_plan(seed))
 
 
-_ = Cell
+def shrink(plan: Plan, tries_max: int = 200) -> Plan:
+    """
+    Leave steps out of a plan as long as its history still breaks a promise.
+    """
+    size = len(plan.steps) // 2
+    while size and tries_max > 0:
+        at = 0
+        while at < len(plan.steps) and tries_max > 0:
+            smaller = replace(plan, steps=plan.steps[:at] + plan.steps[at + size :])
+            tries_max -= 1
+            if live_in_scratch(smaller).violation:
+                plan = smaller
+            else:
+                at += size
+        size = size // 2
+    return plan
+
+
+def tell_failure(plan: Plan) -> str:
+    """
+    Tell how a plan that breaks a promise can be seen to do so, with as few steps as were found to be needed.
+    """
+    smallest = shrink(plan)
+    outcome = live_in_scratch(smallest)
+    return "\n".join(
+        [
+            f"seed {plan.seed}: {outcome.violation}",
+            f"see it again with: make sim SEED={plan.seed}",
+            "The smallest history found that does so:",
+            smallest.tell(),
+            "What happened in it:",
+            *outcome.trace,
+        ]
+    )

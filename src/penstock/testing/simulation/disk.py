@@ -238,6 +238,17 @@ class VirtualDisk:
             raise FileNotFoundError(errno.ENOENT, "No such folder", path)
         return node
 
+    def durable_bytes(self, path: str) -> bytes:
+        """
+        Give what a power cut would surely leave of the files in a folder, end to end; empty when not even the folder.
+        """
+        node: _File | _Folder | None = self._root
+        for name in filter(None, path.split("/")):
+            node = node.durable.get(name) if isinstance(node, _Folder) else None
+        if not isinstance(node, _Folder):
+            return b""
+        return b"".join(file.durable for file in node.durable.values() if isinstance(file, _File))
+
     def create(self, path: str) -> _File:
         """
         Make an empty file.
