@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from penstock.testing.faults import FAULTS
 from penstock.testing.torture.catalogue import BY_NAME, CATALOGUE, DEFAULTS, NOT_HELD_S, SHORT, FaultSpec
 from penstock.testing.torture.report import HEADINGS, Row, cells, judge, make_markdown
+from penstock.testing.torture.runner import _beside
 from penstock.testing.torture.shim import ShimMissingError, compile_shim
 
 
@@ -94,3 +96,41 @@ async def test_without_a_compiler_the_reason_is_told(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ShimMissingError, match="no C compiler"):
         await compile_shim(tmp_path)
+
+
+async def test_what_fails_beside_ends_the_whole() -> None:
+    """
+    Without writers or without looking at the slot nothing would be measured, and all would look well.
+    """
+
+    async def fail() -> None:
+        raise ValueError("gone")
+
+    with pytest.raises(ValueError, match="gone"):
+        async with _beside(asyncio.sleep(60), fail()):
+            await asyncio.sleep(60)
+
+
+async def test_an_interruption_stays_one() -> None:
+    """
+    Who is cancelled while others work beside him is cancelled, and they are too.
+    """
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    async def block() -> None:
+        async with _beside(work()):
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(block())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()

@@ -9,14 +9,15 @@ client is compared with the query.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+
+import psycopg
 
 from penstock.postgres.lsn import EndLsn
 from penstock.testing.faults import VARIABLE, Fault
@@ -104,6 +105,8 @@ class Torture:
                             row = Row(fault=spec.name, mode=mode, skipped=complaint)
                         rows.append(row)
                         self._on_row(row)
+            except psycopg.Error as cause:
+                raise TortureFailedError(f"the database does not play along: {str(cause).strip()}") from cause
             finally:
                 # Nothing may be awaited here: we may have been interrupted.
                 ground.remove()
@@ -153,20 +156,13 @@ class Torture:
         ]
         try:
             await child.start()
-            async with Crowd(child.url, ground, shapes) as crowd:
-                beside = [asyncio.create_task(ground.keep_writing()), asyncio.create_task(ground.keep_looking())]
-                try:
-                    if disagreeing := await crowd.disagreeing(START_S):
-                        raise TortureFailedError(
-                            f"clients have no rows of {', '.join(disagreeing)}:\n{child.log_tail()}"
-                        )
-                    yield child, crowd
-                finally:
-                    for task in beside:
-                        task.cancel()
-                    for task in beside:
-                        with contextlib.suppress(asyncio.CancelledError, Exception):
-                            await task
+            async with (
+                Crowd(child.url, ground, shapes) as crowd,
+                _beside(ground.keep_writing(), ground.keep_looking()),
+            ):
+                if disagreeing := await crowd.disagreeing(START_S):
+                    raise TortureFailedError(f"clients have no rows of {', '.join(disagreeing)}:\n{child.log_tail()}")
+                yield child, crowd
         finally:
             if shim is not None:
                 shim.hang()
@@ -232,3 +228,35 @@ class Torture:
                 return []
             await asyncio.sleep(ASK_S)
         return ["the flush boundary did not come past it"]
+
+
+@asynccontextmanager
+async def _beside(*works: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """
+    Let works without end go on beside the block; should one of them fail, the block is ended with its error.
+    """
+    block = asyncio.current_task()
+    assert block is not None
+    failures: list[BaseException] = []
+
+    def ended(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            failures.append(error)
+            block.cancel()
+
+    tasks = [asyncio.create_task(work) for work in works]
+    for task in tasks:
+        task.add_done_callback(ended)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not failures:
+            raise
+        block.uncancel()
+        raise failures[0] from None
+    finally:
+        for task in tasks:
+            task.remove_done_callback(ended)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
