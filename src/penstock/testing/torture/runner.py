@@ -189,8 +189,8 @@ class Torture:
             left_s = max(0.0, staged.since + timeout_s - time.monotonic())
             released = await ground.wait_confirmed(staged.position, left_s)
         row.released_s = None if released is None else round(max(0.0, released - staged.since), 2)
-        row.held_bytes = ground.held_bytes
         row.broken += await self._wait_over(stage, staged.position)
+        row.held_bytes = ground.held_bytes
         if spec.cost is Cost.GUILTY:
             # Its client learns it when it asks.
             victim = crowd.on(spec.table)
