@@ -211,9 +211,11 @@ class Sleeper:
         if self._plan.handle_activity(self._clock()):
             self._act()
             self._hurry.set()
-        if not self._is_awake.is_set():
+        # Of a database that stays away only those shall hear who came first: what is there is served at once then.
+        left_s = self._plan.since + patience_s - self._clock()
+        if not self._is_awake.is_set() and left_s > 0:
             with suppress(TimeoutError):
-                async with asyncio.timeout(patience_s):
+                async with asyncio.timeout(left_s):
                     await self._is_awake.wait()
 
     async def run(self) -> None:

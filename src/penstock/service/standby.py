@@ -32,7 +32,14 @@ from penstock.consumers.resolve import resolve_shape, resolve_table_name, unknow
 from penstock.database.inspector import CatalogInspector
 from penstock.database.pool import ConnectionPool
 from penstock.database.urls import parse_database_url
-from penstock.errors import ConnectionLostError, CorruptLogError, InvalidShapeError, LogError, PenstockError
+from penstock.errors import (
+    ConnectionLostError,
+    CorruptLogError,
+    FormatVersionError,
+    InvalidShapeError,
+    LogError,
+    PenstockError,
+)
 from penstock.service.folder import FolderLock
 from penstock.service.handover import CATALOG_NAME, CatalogCopy, CatalogRow, StandbyMark, decode_catalog
 from penstock.service.settings import Settings
@@ -204,6 +211,10 @@ class StandbySource:
             copy = decode_catalog(self._path.read_bytes())
         except (FileNotFoundError, CorruptLogError):
             return
+        except FormatVersionError as error:
+            # The owner is newer than we are: nothing of what it has can be served here.
+            _log.warning("the owner's catalog cannot be read", error=error.message)
+            copy = CatalogCopy(0, False, ())
         self._stamp, self._copy = stamp, copy
         self._by_definition = {row.definition: row for row in copy.rows}
         self._by_handle = {row.handle: row for row in copy.rows}
