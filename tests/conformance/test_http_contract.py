@@ -33,7 +33,7 @@ def last_control(response: httpx.Response) -> Any:
 
 def test_root_is_empty(server: Server) -> None:
     """
-    It says only that somebody is there.
+    It says only that somebody is there (B1).
     """
     response = server.ask("/")
     assert (response.status_code, response.content) == (200, b"")
@@ -46,7 +46,7 @@ def test_root_is_empty(server: Server) -> None:
 )
 def test_everything_else_is_not_found(server: Server, method: str, target: str) -> None:
     """
-    The body is plain, and browsers may read it.
+    The body is plain, and browsers may read it (B2).
     """
     response = server.ask(target, method)
     assert (response.status_code, response.text) == (404, "Not found")
@@ -56,7 +56,7 @@ def test_everything_else_is_not_found(server: Server, method: str, target: str) 
 
 def test_health_is_never_cached(server: Server) -> None:
     """
-    A server that answers shapes says that it is active.
+    A server that answers shapes says that it is active (B3).
     """
     response = server.ask("/v1/health")
     assert (response.status_code, response.json()) == (200, {"status": "active"})
@@ -67,7 +67,7 @@ def test_health_is_never_cached(server: Server) -> None:
 @pytest.mark.parametrize("path", ["//v1/shape", "/v1/shape/", "/v1//shape", "/v1/%73hape"])
 def test_paths_have_many_spellings(server: Server, path: str) -> None:
     """
-    All of them reach the shape, the preflight too.
+    All of them reach the shape, the preflight too (B4).
     """
     assert server.ask(f"{path}?table={server.table}&offset=-1").status_code == 200
     assert server.ask(path, "OPTIONS").status_code == 204
@@ -75,7 +75,7 @@ def test_paths_have_many_spellings(server: Server, path: str) -> None:
 
 def test_preflight_allows_what_clients_send(server: Server) -> None:
     """
-    Methods, a day's age, and of the wanted headers those that are allowed.
+    Methods, a day's age, and of the wanted headers those that are allowed (B25).
     """
     response = server.ask(
         "/v1/shape", "OPTIONS", origin="http://a.test", access_control_request_headers="If-None-Match"
@@ -105,7 +105,7 @@ def test_request_id_is_echoed_when_it_may_be_one(server: Server, sent: str, *, i
 @pytest.mark.parametrize("query", ["offset=-1", "offset=bogus", "offset=0_0&handle=1-1"])
 def test_browsers_may_read_the_headers(server: Server, query: str) -> None:
     """
-    On errors as well.
+    On errors as well (C28).
     """
     headers = server.shape(query, origin="http://a.test").headers
     assert headers["access-control-expose-headers"] == EXPOSED
@@ -134,7 +134,7 @@ def test_browsers_may_read_the_headers(server: Server, query: str) -> None:
 )
 def test_invalid_requests_say_what_is_wrong(server: Server, query: str, errors: dict[str, list[str]]) -> None:
     """
-    Problems by parameter, and nobody keeps the answer.
+    Problems by parameter, and nobody keeps the answer (B5, B6, B7, B8, B9).
     """
     response = server.ask(f"/v1/shape?{query}")
     assert response.status_code == 400
@@ -157,7 +157,7 @@ def test_undecodable_query_is_a_bare_400(server: Server, query: str) -> None:
 
 def test_first_response(server: Server) -> None:
     """
-    The rows, where they end, what they are, and no word about being up to date.
+    The rows, where they end, what they are, and no word about being up to date (C1).
     """
     response = server.shape("offset=-1")
     assert response.status_code == 200
@@ -176,7 +176,7 @@ def test_first_response(server: Server) -> None:
 
 def test_head_is_get_without_a_body(server: Server) -> None:
     """
-    The same headers, so that caches can use it.
+    The same headers, so that caches can use it (B26).
     """
     get, head = server.shape("offset=-1"), server.ask(f"/v1/shape?table={server.table}&offset=-1", "HEAD")
     assert head.content == b""
@@ -188,7 +188,7 @@ def test_head_is_get_without_a_body(server: Server) -> None:
 
 def test_idle_shape_ends_up_to_date(server: Server) -> None:
     """
-    The last plain response says so in its body and its headers.
+    The last plain response says so in its body and its headers (C2, I1, I14).
     """
     handle, _ = server.end()
     response = server.shape(f"offset=0_0&handle={handle}")
@@ -201,7 +201,7 @@ def test_idle_shape_ends_up_to_date(server: Server) -> None:
 @pytest.mark.parametrize("query", ["offset=now", "offset=now&handle=1-1"])
 def test_now_gives_the_end_and_no_data(server: Server, query: str) -> None:
     """
-    A handle makes no difference.
+    A handle makes no difference (C9).
     """
     handle, end = server.end()
     response = server.shape(query)
@@ -215,7 +215,7 @@ def test_now_gives_the_end_and_no_data(server: Server, query: str) -> None:
 
 def test_live_request_without_a_change_ends_up_to_date(server: Server) -> None:
     """
-    After the time of a long poll it gets a cursor, its old offset, and a tag that never matches again.
+    After the time of a long poll it gets a cursor, its old offset, and a tag that never matches again (C6, I12).
     """
     handle, end = server.end()
     responses = [server.shape(f"offset={end}&handle={handle}&live=true")]
@@ -235,7 +235,7 @@ def test_live_request_without_a_change_ends_up_to_date(server: Server) -> None:
 @pytest.mark.parametrize("live", ["", "&live=true"])
 def test_known_content_is_not_sent_again(server: Server, live: str) -> None:
     """
-    A live request too is answered at once.
+    A live request too is answered at once (C3).
     """
     handle, end = server.end()
     tag = f'"{handle}:{end}:{end}"'
@@ -247,7 +247,7 @@ def test_known_content_is_not_sent_again(server: Server, live: str) -> None:
 
 def test_unknown_handle_leads_to_the_current_one(server: Server) -> None:
     """
-    The client is told to begin anew, and under which name.
+    The client is told to begin anew, and under which name (C10).
     """
     handle, _ = server.end()
     for live in ("", "&live=true", "&live=true&live_sse=true"):
@@ -262,7 +262,7 @@ def test_unknown_handle_leads_to_the_current_one(server: Server) -> None:
 
 def test_place_beyond_the_end_is_refused_in_the_end(server: Server) -> None:
     """
-    The server waits a while for it, in case it has just been restarted.
+    The server waits a while for it, in case it has just been restarted (B10).
     """
     handle, _ = server.end()
     response = server.shape(f"offset=9223372036854775000_0&handle={handle}")

@@ -188,3 +188,4 @@ async def test_all_published_clients_sync_follow_resume_and_rotate(database: Any
         assert told["status"] == 400
         assert "does not exist" in told["error"]
         assert [told for told in clients.said.get("process", []) if "no_such_table" not in str(told)] == []
+    assert SECRET not in await asyncio.to_thread(service.log_path.read_text)

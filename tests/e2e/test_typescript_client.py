@@ -59,7 +59,8 @@ async def rows_become(output: asyncio.StreamReader, expected: list[dict[str, Any
 
 async def test_the_published_client_syncs_follows_and_resumes(database: Any, tmp_path: Path) -> None:
     """
-    The TypeScript client gets the rows, follows inserts, updates and deletes, and goes on after a server restart.
+    The TypeScript client gets the rows, follows inserts, updates and deletes, and goes on after a server restart
+    (I15).
     """
     database.execute("CREATE TABLE issues (id int PRIMARY KEY, title text, done bool, score float8, labels text[])")
     database.execute(

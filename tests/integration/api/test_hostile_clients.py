@@ -113,7 +113,7 @@ def test_folded_header_is_one_header_or_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"DELETE"])
 def test_no_spelling_gets_around_the_secret(tmp_path: Path, path: bytes, method: bytes) -> None:
     """
-    Whatever way a request takes.
+    Whatever way a request takes (B4).
     """
     wrong = [
         b"",

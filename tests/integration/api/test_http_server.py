@@ -48,7 +48,7 @@ def test_requests_are_answered_over_one_connection(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", [b"//v1/shape", b"/v1/shape/", b"/v1//shape", b"/v1/%73hape", b"///v1///shape//"])
 def test_every_spelling_of_a_path_is_the_same_route(tmp_path: Path, target: bytes) -> None:
     """
-    The secret guards them all.
+    The secret guards them all (B4).
     """
 
     async def test(server: Running) -> None:

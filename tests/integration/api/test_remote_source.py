@@ -22,7 +22,21 @@ from penstock.api.remote import EngineFaultError, RemoteShapeSource, ShapeSource
 from penstock.errors import ConfigError, ConnectionLostError
 from penstock.shapes.definition import LogMode, Replica
 from penstock.shapes.offset import BEFORE_ALL, SNAPSHOT_END, LogOffset
-from penstock.shapes.reading import Advanced, FilePiece, Health, InlinePiece, Opened, Refused, Rotated, ShapeRequest
+from penstock.shapes.reading import (
+    Advanced,
+    FilePiece,
+    Health,
+    InlinePiece,
+    Opened,
+    Refused,
+    Removed,
+    RemoveRequest,
+    Rotated,
+    ShapeRequest,
+    SubsetLoaded,
+    SubsetQuestion,
+)
+from penstock.shapes.subset import SubsetRequest
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -207,8 +221,11 @@ def test_health_status_and_removal(tmp_path: Path, reach: Any) -> None:
         async with reach(scripted, tmp_path) as source:
             assert await source.health() == scripted.state
             assert await source.status() == {"shapes": 1, "holding": []}
-            assert await source.remove(handle) is True
-            assert await source.remove(handle) is False
+            question = SubsetQuestion(ShapeRequest("items", None), SubsetRequest(where="id = 1"))
+            assert isinstance(await source.load_subset(question), SubsetLoaded)
+            assert scripted.questions == [question]
+            assert await source.remove(RemoveRequest(handle=handle)) == Removed()
+            assert await source.remove(RemoveRequest(handle=handle)) == Refused(404, "No existing shape found")
 
     play(test())
 

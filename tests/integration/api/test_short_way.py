@@ -471,7 +471,8 @@ def test_reader_of_events_that_stalls_is_cut(tmp_path: Path) -> None:
 
 def test_slow_readers_of_a_large_chunk_cost_no_memory(tmp_path: Path) -> None:
     """
-    Forty who take nothing of ten megabytes each; the other requests go on, and when the forty read they get it whole.
+    Forty who take nothing of ten megabytes each; the other requests go on, and when the forty read they get it whole
+    (C32).
     """
 
     async def test(server: Running) -> None:
@@ -548,7 +549,7 @@ def test_file_that_is_too_short_cuts_the_response(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["engine hangs", "parked", "events", "large body", "engine away"])
 def test_clients_that_leave_release_everything(tmp_path: Path, way: str) -> None:
     """
-    Their question, their permit, their file, whatever they waited for.
+    Their question, their permit, their file, whatever they waited for (I6).
     """
 
     async def test(server: Running) -> None:

@@ -312,7 +312,7 @@ def test_later_writers_do_not_prolong_the_barrier(database: ThrowawayDatabase) -
 
 def test_a_locked_table_is_refused_and_passes_later(database: ThrowawayDatabase) -> None:
     """
-    A lock held by somebody else is not queued for any longer than the deadline.
+    A lock held by somebody else is not queued for any longer than the deadline (C25).
     """
     make(database)
     with database.connect() as holder:
@@ -573,7 +573,7 @@ def test_closing_refuses_who_waits(database: ThrowawayDatabase) -> None:
 
 def test_generated_columns_on_a_new_server(bundled_postgres: Any) -> None:
     """
-    Postgres 18 publishes stored generated columns if it is told to; virtual ones are not there for us.
+    Postgres 18 publishes stored generated columns if it is told to; virtual ones are not there for us (B12).
     """
     database = bundled_postgres.create_database("generated_columns")
     try:

@@ -131,7 +131,7 @@ def streamed_rows(database: ThrowawayDatabase, slot: str) -> Iterator[list[str |
 @pytest.mark.parametrize("flavour", ["system", "bundled"])
 def test_every_type_reads_as_in_the_stream(flavour: str, request: pytest.FixtureRequest) -> None:
     """
-    The text of a value in a snapshot is the text that the replication stream carries for the same row.
+    The text of a value in a snapshot is the text that the replication stream carries for the same row (C14, C27).
     """
     if flavour == "bundled":
         server: ThrowawayPostgres = request.getfixturevalue("bundled_postgres")
@@ -163,7 +163,7 @@ def test_every_type_reads_as_in_the_stream(flavour: str, request: pytest.Fixture
 
 def test_values_that_differ_from_the_stream_by_contract(database: ThrowawayDatabase) -> None:
     """
-    Booleans are words and addresses carry their mask, as a cast to text writes them.
+    Booleans are words and addresses carry their mask, as a cast to text writes them (C14).
     """
     database.execute("CREATE TABLE items (id int PRIMARY KEY, b bool, i inet)")
     database.execute("INSERT INTO items VALUES (1, true, '10.0.0.1'), (2, false, '::1/64'), (3, NULL, NULL)")
@@ -210,7 +210,7 @@ def test_keys_double_slashes_and_keep_quotes(database: ThrowawayDatabase) -> Non
 
 def test_without_a_primary_key_all_columns_are_the_key(database: ThrowawayDatabase) -> None:
     """
-    NULL is a bare underscore, so it differs from a text of one; a row of NULLs is not NULL.
+    NULL is a bare underscore, so it differs from a text of one; a row of NULLs is not NULL (C18).
     """
     database.execute("CREATE TYPE pair AS (x int, y int); CREATE TABLE items (z text, a bool, p pair, n inet)")
     database.execute("INSERT INTO items VALUES ('_', true, ROW(NULL, NULL), '10.0.0.1'), (NULL, false, NULL, NULL)")
@@ -223,7 +223,7 @@ def test_without_a_primary_key_all_columns_are_the_key(database: ThrowawayDataba
 
 def test_quoted_names_survive(database: ThrowawayDatabase) -> None:
     """
-    Names with quotes, backslashes, percent signs, spaces and other scripts are names like others.
+    Names with quotes, backslashes, percent signs, spaces and other scripts are names like others (C23).
     """
     database.execute(
         """
@@ -381,7 +381,7 @@ def test_many_rows_come_in_large_blocks(database: ThrowawayDatabase) -> None:
 
 def test_a_single_large_row(database: ThrowawayDatabase) -> None:
     """
-    A row larger than any buffer arrives whole.
+    A row larger than any buffer arrives whole (C15).
     """
     database.execute("CREATE TABLE items (id int PRIMARY KEY, t text)")
     database.execute("INSERT INTO items VALUES (1, repeat('\"x', 4000000))")
@@ -391,7 +391,7 @@ def test_a_single_large_row(database: ThrowawayDatabase) -> None:
 
 def test_a_missing_privilege_is_told(database: ThrowawayDatabase) -> None:
     """
-    The client learns what the database refuses, as a 503 of a known kind.
+    The client learns what the database refuses, as a 503 of a known kind (B21).
     """
     database.execute("CREATE TABLE items (id int PRIMARY KEY); DROP ROLE IF EXISTS snapshot_reader")
     database.execute("CREATE ROLE snapshot_reader LOGIN")
@@ -466,7 +466,7 @@ def test_an_error_among_the_rows_shows_no_values(database: ThrowawayDatabase) ->
 
 def test_a_slow_first_row_is_given_up_and_cancelled(database: ThrowawayDatabase) -> None:
     """
-    Without data in time the request is told so, and the query ends on the server.
+    Without data in time the request is told so, and the query ends on the server (B21).
     """
     database.execute("CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items VALUES (1)")
 
@@ -529,7 +529,7 @@ def test_a_table_rewritten_under_the_snapshot_is_noticed(database: ThrowawayData
 
 def test_no_free_connection_is_told(database: ThrowawayDatabase) -> None:
     """
-    A snapshot that finds all connections in use is refused after the pool's wait.
+    A snapshot that finds all connections in use is refused after the pool's wait (B21).
     """
     database.execute("CREATE TABLE items (id int PRIMARY KEY)")
 

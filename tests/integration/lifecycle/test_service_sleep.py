@@ -36,7 +36,7 @@ async def test_an_idle_service_leaves_the_database_alone_until_somebody_asks(dat
     """
     A2, H24: without requests and changes every connection is closed, while a live request under way ends up to date without
     what is written meanwhile; health stays active, readiness and `explain` say asleep; the next request wakes the service,
-    and what was written during the nap arrives under the same handle.
+    and what was written during the nap arrives under the same handle (B3).
     """
     database.execute("CREATE TABLE naps (id int PRIMARY KEY)")
     async with Service(

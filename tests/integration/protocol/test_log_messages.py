@@ -181,7 +181,7 @@ def test_the_schema_is_told_as_it_is_now(served: Served, http: httpx.Client) -> 
 
 def test_truncated_and_replaced_tables_rotate(served: Served, http: httpx.Client) -> None:
     """
-    Live and later requests are told so, and the new log has what is there now (C11, C13).
+    Live and later requests are told so, and the new log has what is there now (C11, C13, I9).
     """
     served.database.execute("CREATE TABLE mortal (id int PRIMARY KEY); INSERT INTO mortal VALUES (1)")
     reader = Reader(http, "mortal")

@@ -97,8 +97,8 @@ async def _messages(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 
 async def test_every_follower_gets_every_row_of_a_large_transaction(served: Served) -> None:
     """
-    Plain requests, long polls and events, from before the transaction and from the middle of it: each row once, in order
-    (C15, C22, C29).
+     Plain requests, long polls and events, from before the transaction and from the middle of it: each row once, in order
+    (C15, C22, C29, I8).
     """
     served.database.execute("CREATE TABLE bulk (id int PRIMARY KEY, t text)")
     early = [Follower(served.url, "bulk") for _ in range(3)]

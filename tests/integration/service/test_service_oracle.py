@@ -31,7 +31,8 @@ def commits(workload: Workload, count: int) -> asyncio.Event:
 @pytest.mark.parametrize("mode", ["relay", "shapes"])
 async def test_clients_equal_the_query_whenever_they_joined(database: Any, tmp_path: Path, mode: str) -> None:
     """
-    Under a concurrent random workload every client's rows equal the query at quiescence, whichever moment it joined.
+    Under a concurrent random workload every client's rows equal the query at quiescence, whichever moment it joined
+    (C14, C24).
     """
     workload = Workload(database.url, seed=20261122)
     await workload.create_schema()

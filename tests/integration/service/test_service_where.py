@@ -33,7 +33,8 @@ def commits(workload: Workload, count: int) -> asyncio.Event:
 
 async def test_conditions_equal_the_query_whenever_clients_joined(database: Any, tmp_path: Path) -> None:
     """
-    Rows move in and out, keys change, clients join at any moment, and each shape equals the query with its condition.
+    Rows move in and out, keys change, clients join at any moment, and each shape equals the query with its condition
+    (C21).
     """
     workload = Workload(database.url, seed=4711, large_rows=300)
     await workload.create_schema()

@@ -69,7 +69,7 @@ def test_valid_requests_keep_the_contracts_promises(pairs: list[tuple[str, str]]
 @given(st.integers(-(10**18), 10**18), st.integers(1, 100), st.floats(0, 1e10, allow_nan=False), st.integers(1, 3600))
 def test_cursor_is_never_the_one_the_client_has(previous: int, timeout_s: int, now_s: float, step_s: int) -> None:
     """
-    It always grows, and everybody without one gets the same in the same window.
+    It always grows, and everybody without one gets the same in the same window (I11).
     """
     cursor = caching.next_cursor(previous, timeout_s=timeout_s, now_unix_s=now_s, step_s=step_s)
     assert cursor > previous

@@ -23,7 +23,16 @@ from penstock.errors import DiskFullError, RequestError, ShapeError
 from penstock.postgres.relation import TableId
 from penstock.replication.messages import Fragment, RelationSeen
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
-from penstock.shapes.reading import Advanced, InlinePiece, Opened, OpenReply, Refused, Rotated
+from penstock.shapes.reading import (
+    Advanced,
+    InlinePiece,
+    Opened,
+    OpenReply,
+    Refused,
+    Removed,
+    RemoveRequest,
+    Rotated,
+)
 
 Story = Callable[[World, Engine], Awaitable[None]]
 
@@ -192,7 +201,7 @@ def test_handles_never_return() -> None:
         handles: list[str] = []
         for _ in range(3):
             handles.append((await open_shape(engine)).handle)
-            assert await engine.stage.catalog.remove(handles[-1])
+            assert await engine.stage.catalog.remove(RemoveRequest(handle=handles[-1])) == Removed()
         times = [int(handle.split("-")[1]) for handle in handles]
         assert times == sorted(set(times))
         assert world.control.handle_us_max == times[-1]
@@ -373,7 +382,7 @@ def replace_request(**fields: Any) -> Any:
 
 def test_a_database_that_is_away_is_a_503_unless_the_answer_is_known() -> None:
     """
-    Requests that were understood before are served from what was remembered.
+    Requests that were understood before are served from what was remembered (B19).
     """
 
     async def story(world: World, engine: Engine) -> None:
@@ -389,7 +398,7 @@ def test_a_database_that_is_away_is_a_503_unless_the_answer_is_known() -> None:
 
 def test_an_engine_that_is_not_active_says_what_it_waits_for() -> None:
     """
-    New shapes wait for readiness and then name the first condition; known ones are served all the while.
+    New shapes wait for readiness and then name the first condition; known ones are served all the while (B20).
     """
 
     async def story(world: World, engine: Engine) -> None:
@@ -485,8 +494,9 @@ def test_removing_a_shape_ends_it_durably() -> None:
     async def story(world: World, engine: Engine) -> None:
         handle = (await open_shape(engine)).handle
         await engine.quiesce()
-        assert await engine.stage.catalog.remove(handle)
-        assert not await engine.stage.catalog.remove(handle)
+        assert await engine.stage.catalog.remove(RemoveRequest(handle=handle)) == Removed()
+        again = await engine.stage.catalog.remove(RemoveRequest(handle=handle))
+        assert again == Refused(404, "No existing shape found")
         await until(lambda: bool(not world.control.rows and world.publication.released and not world.disk.files))
         assert world.publication.released == [100]
 

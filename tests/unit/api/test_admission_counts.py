@@ -9,7 +9,7 @@ def admission() -> Admission:
 
 def test_kinds_are_told_by_the_handle_alone() -> None:
     """
-    A handle counts as known once it was served, and no longer when it ended or was pushed out.
+    A handle counts as known once it was served, and no longer when it ended or was pushed out (D4).
     """
     gate = admission()
     assert gate.classify(None) is Kind.INITIAL
@@ -26,7 +26,7 @@ def test_kinds_are_told_by_the_handle_alone() -> None:
 
 def test_kinds_are_limited_apart() -> None:
     """
-    A rush of new shapes keeps nobody out who follows an old one.
+    A rush of new shapes keeps nobody out who follows an old one (D2).
     """
     gate = admission()
     assert gate.admit(Kind.INITIAL)
@@ -36,7 +36,7 @@ def test_kinds_are_limited_apart() -> None:
 
 def test_permit_is_given_back_once() -> None:
     """
-    Releasing again changes nothing.
+    Releasing again changes nothing (D5).
     """
     gate = admission()
     permit = gate.admit(Kind.EXISTING)
@@ -49,7 +49,7 @@ def test_permit_is_given_back_once() -> None:
 
 def test_permit_changes_its_kind_when_there_is_room() -> None:
     """
-    A shape that was made counts as existing from then on; without room the permit stays what it was.
+    A shape that was made counts as existing from then on; without room the permit stays what it was (D5).
     """
     gate = admission()
     first = gate.admit(Kind.INITIAL)

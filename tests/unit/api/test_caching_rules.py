@@ -78,7 +78,7 @@ EPOCH = caching.CURSOR_EPOCH_UNIX_S
 )
 def test_cursor_is_the_end_of_the_window_or_moves_on(previous: int, elapsed_s: float, cursor: int) -> None:
     """
-    Everybody in a window gets its end; whoever has that or more gets a random step beyond.
+    Everybody in a window gets its end; whoever has that or more gets a random step beyond (I11).
     """
     found = caching.next_cursor(previous, timeout_s=20, now_unix_s=EPOCH + elapsed_s, step_s=7)
     assert found == cursor

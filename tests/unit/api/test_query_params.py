@@ -46,7 +46,7 @@ def problems(query: str) -> dict[str, list[str]]:
 )
 def test_query_is_decoded(raw: bytes, query: object) -> None:
     """
-    Percent signs, plus signs, duplicates and brackets are decoded as forms are.
+    Percent signs, plus signs, duplicates and brackets are decoded as forms are (I13).
     """
     assert decode_query(raw) == query
 
@@ -62,7 +62,7 @@ def test_undecodable_query_is_refused(raw: bytes) -> None:
 
 def test_newer_name_of_the_secret_wins() -> None:
     """
-    `secret` is looked at before `api_secret`.
+    `secret` is looked at before `api_secret` (B23).
     """
     assert find_secret(decode_query(b"api_secret=old&secret=new")) == "new"
     assert find_secret(decode_query(b"api_secret=old")) == "old"
@@ -135,7 +135,7 @@ def test_live_is_anything_but_false(text: str, *, is_live: bool) -> None:
 )
 def test_event_streams_have_two_names(text: str, *, is_sse: bool) -> None:
     """
-    The old name counts only without the new one.
+    The old name counts only without the new one (C29).
     """
     assert read("table=t&offset=0_0&handle=h&live=true" + text).is_sse is is_sse
 
@@ -242,6 +242,6 @@ def test_cursor_that_is_no_integer_is_none(cursor: str) -> None:
 )
 def test_problems_are_told_stage_by_stage(query: str, expected: dict[str, list[str]]) -> None:
     """
-    The first stage that finds something is the only one that speaks.
+    The first stage that finds something is the only one that speaks (B6, B7, B8, B9, B16).
     """
     assert problems(query) == expected

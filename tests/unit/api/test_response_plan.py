@@ -64,7 +64,7 @@ SCHEMA = '{"id":{"type":"int8"}}'
 
 def test_first_response_is_never_up_to_date() -> None:
     """
-    Even an empty shape sends its client on to the end of the snapshot.
+    Even an empty shape sends its client on to the end of the snapshot (C1).
     """
     status, headers, body = answered(decide("offset=-1", opened(LogOffset(0, 0), LogOffset(0, 0), *ONE)))
     assert (status, body) == (200, [{"n": 1}])
@@ -81,7 +81,7 @@ def test_first_response_is_never_up_to_date() -> None:
 
 def test_last_plain_response_speaks_for_all_shapes() -> None:
     """
-    The up-to-date message names what has been processed for any shape.
+    The up-to-date message names what has been processed for any shape (C8).
     """
     status, headers, body = answered(decide("offset=0_0", opened(LogOffset(9, 2), LogOffset(9, 2), *ONE)))
     assert (status, body) == (200, [{"n": 1}, up_to_date(50)])
@@ -93,7 +93,7 @@ def test_last_plain_response_speaks_for_all_shapes() -> None:
 
 def test_plain_response_never_claims_less_than_it_holds() -> None:
     """
-    When the shape is ahead of what was last processed for all, its own end counts.
+    When the shape is ahead of what was last processed for all, its own end counts (C8).
     """
     _, _, body = answered(decide("offset=0_0", opened(LogOffset(90, 2), LogOffset(90, 2), seen=50)))
     assert body == [up_to_date(90)]
@@ -101,7 +101,7 @@ def test_plain_response_never_claims_less_than_it_holds() -> None:
 
 def test_response_that_ends_with_a_closed_chunk_is_not_up_to_date() -> None:
     """
-    There is more, so the client comes again.
+    There is more, so the client comes again (C8, C22).
     """
     status, headers, body = answered(decide("offset=0_0", opened(LogOffset(9, 2), LogOffset(10, 0), *ONE)))
     assert (status, body) == (200, [{"n": 1}])
@@ -119,7 +119,7 @@ def test_empty_range_that_is_not_the_end_is_an_empty_array() -> None:
 
 def test_now_is_answered_without_data() -> None:
     """
-    It names the end, and its tag never matches again.
+    It names the end, and its tag never matches again (C9).
     """
     status, headers, body = answered(decide("offset=now", opened(SNAPSHOT_END, SNAPSHOT_END)))
     assert (status, body) == (200, [up_to_date(50)])
@@ -132,7 +132,7 @@ def test_now_is_answered_without_data() -> None:
 
 def test_live_request_with_data_is_answered_at_once_and_speaks_for_its_shape() -> None:
     """
-    It has a cursor and no schema.
+    It has a cursor and no schema (C5).
     """
     status, headers, body = answered(decide("offset=0_0&live=true", opened(LogOffset(9, 2), LogOffset(9, 2), *ONE)))
     assert (status, body) == (200, [{"n": 1}, up_to_date(9)])
@@ -234,7 +234,7 @@ def test_known_content_is_not_sent_again(query: str, end: LogOffset, present: se
 
 def test_rotation_names_the_next_handle_when_it_is_known() -> None:
     """
-    The body is the same with and without it.
+    The body is the same with and without it (I10).
     """
     body = [{"headers": {"control": "must-refetch"}}]
     assert answered(decide("offset=0_0", Rotated("h-2"))) == (

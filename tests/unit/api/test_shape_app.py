@@ -86,7 +86,7 @@ def controls(response: httpx.Response) -> list[str]:
 
 def test_a_client_follows_a_shape(tmp_path: Path) -> None:
     """
-    First the rows, then up to date, then a change as it comes, then nothing until the time is up.
+    First the rows, then up to date, then a change as it comes, then nothing until the time is up (C5).
     """
 
     async def test(stage: Stage) -> None:
@@ -205,7 +205,7 @@ def test_known_content_is_not_sent_again(tmp_path: Path) -> None:
 
 def test_rotation_answers_parked_and_later_requests(tmp_path: Path) -> None:
     """
-    Who waits learns at once that the log is over, who comes later learns the new handle.
+    Who waits learns at once that the log is over, who comes later learns the new handle (C7).
     """
 
     async def test(stage: Stage) -> None:
@@ -224,7 +224,7 @@ def test_rotation_answers_parked_and_later_requests(tmp_path: Path) -> None:
 
 def test_change_between_answer_and_waiting_is_not_missed(tmp_path: Path) -> None:
     """
-    The wait looks at the log again before it waits.
+    The wait looks at the log again before it waits (C7).
     """
 
     class Racing(ScriptedSource):
@@ -250,7 +250,7 @@ def test_change_between_answer_and_waiting_is_not_missed(tmp_path: Path) -> None
 @pytest.mark.parametrize("live", ["", "&live=true"])
 def test_place_beyond_the_end_is_waited_for(tmp_path: Path, live: str) -> None:
     """
-    A shape that gets there in time answers as usual, in one step or several.
+    A shape that gets there in time answers as usual, in one step or several (B10).
     """
 
     async def test(stage: Stage) -> None:
@@ -273,7 +273,7 @@ def test_place_beyond_the_end_is_waited_for(tmp_path: Path, live: str) -> None:
 @pytest.mark.parametrize("live", ["", "&live=true"])
 def test_place_never_reached_is_refused(tmp_path: Path, live: str) -> None:
     """
-    After half the time of a long poll it is a 400, or a 503 while the engine replays.
+    After half the time of a long poll it is a 400, or a 503 while the engine replays (B10).
     """
 
     async def test(stage: Stage) -> None:
@@ -294,7 +294,7 @@ def test_place_never_reached_is_refused(tmp_path: Path, live: str) -> None:
 
 def test_engine_that_stays_away_is_a_503(tmp_path: Path) -> None:
     """
-    Every route says so in its own way, and none hangs.
+    Every route says so in its own way, and none hangs (B20).
     """
 
     async def test(stage: Stage) -> None:
@@ -342,7 +342,7 @@ def test_requests_outlive_a_restart_of_the_engine(tmp_path: Path) -> None:
 
 def test_timeout_without_an_engine_is_a_503(tmp_path: Path) -> None:
     """
-    Nobody is told to be up to date by a server that does not know.
+    Nobody is told to be up to date by a server that does not know (C6).
     """
 
     async def test(stage: Stage) -> None:
@@ -378,7 +378,7 @@ def test_engine_that_does_not_answer_is_a_503(tmp_path: Path) -> None:
 )
 def test_client_that_leaves_releases_everything(tmp_path: Path, query: str) -> None:
     """
-    Its question to the engine is cancelled and its permit given back, whatever it was waiting for.
+    Its question to the engine is cancelled and its permit given back, whatever it was waiting for (D5, I6).
     """
 
     async def test(stage: Stage) -> None:
@@ -502,7 +502,7 @@ def test_a_waiter_that_times_out_leaves_the_others_waiting(tmp_path: Path) -> No
 
 def test_requests_over_the_limit_are_refused_without_asking_the_engine(tmp_path: Path) -> None:
     """
-    The refusal says which limit, and when to come again.
+    The refusal says which limit, and when to come again (D1, D3).
     """
 
     async def test(stage: Stage) -> None:
@@ -536,7 +536,7 @@ def test_requests_over_the_limit_are_refused_without_asking_the_engine(tmp_path:
 
 def test_events_are_sent_as_they_come(tmp_path: Path) -> None:
     """
-    Each element is an event, an up-to-date message follows each batch, and rotation ends the stream.
+    Each element is an event, an up-to-date message follows each batch, and rotation ends the stream (C29).
     """
 
     async def test(stage: Stage) -> None:
@@ -592,7 +592,8 @@ def test_events_from_a_place_never_reached_are_an_empty_stream(tmp_path: Path) -
 
 def test_quiet_stream_is_kept_alive_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A comment now and then keeps proxies patient; after its time the stream ends and the client comes again.
+    A comment now and then keeps proxies patient; after its time the stream ends and the client comes again
+    (C29, I16).
     """
     monkeypatch.setattr(shape_route, "SSE_KEEPALIVE_S", 0.05)
     monkeypatch.setattr(shape_route, "SSE_LIFE_S", 0.2)
@@ -632,7 +633,7 @@ def test_stream_whose_file_is_gone_ends(tmp_path: Path, offset: str) -> None:
 
 def test_deleting_is_not_allowed(tmp_path: Path) -> None:
     """
-    Clients do not end what others follow.
+    Clients do not end what others follow (B24).
     """
 
     async def test(stage: Stage) -> None:
@@ -645,7 +646,7 @@ def test_deleting_is_not_allowed(tmp_path: Path) -> None:
 
 def test_fault_of_ours_tells_nothing(tmp_path: Path) -> None:
     """
-    The client gets a bare 500 and its permit back.
+    The client gets a bare 500 and its permit back (B18).
     """
 
     async def test(stage: Stage) -> None:
@@ -706,7 +707,7 @@ def test_file_shorter_than_said_cuts_the_response(tmp_path: Path) -> None:
 
 def test_reader_that_takes_nothing_is_dropped(tmp_path: Path) -> None:
     """
-    It loses its connection, and its files and permit are given back.
+    It loses its connection, and its files and permit are given back (C32).
     """
 
     async def test(stage: Stage) -> None:
@@ -742,7 +743,7 @@ def test_reader_that_takes_nothing_is_dropped(tmp_path: Path) -> None:
 )
 def test_health(tmp_path: Path, state: str, status: int, body: dict[str, str]) -> None:
     """
-    Whoever balances load learns the state, and nobody caches it.
+    Whoever balances load learns the state, and nobody caches it (B3).
     """
 
     async def test(stage: Stage) -> None:
@@ -766,7 +767,7 @@ def test_health(tmp_path: Path, state: str, status: int, body: dict[str, str]) -
 
 def test_secret_guards_shapes_and_status_however_the_path_is_spelled(tmp_path: Path) -> None:
     """
-    Authentication goes by the route, so no spelling gets around it; what is open stays open.
+    Authentication goes by the route, so no spelling gets around it; what is open stays open (B4).
     """
 
     async def test(stage: Stage) -> None:

@@ -86,7 +86,7 @@ def test_a_table_without_key_is_keyed_by_all_columns() -> None:
 
 def test_problems_with_columns_are_found_in_order() -> None:
     """
-    A missing key column comes before an unknown one, that before a generated one; each is named.
+    A missing key column comes before an unknown one, that before a generated one; each is named (B11).
     """
     missing = "The list of columns must include all primary key columns, missing: id"
     assert refused(columns=("nope",)) == ("columns", missing)
@@ -105,7 +105,8 @@ def test_a_column_named_twice_is_not_found() -> None:
 
 def test_generated_columns_need_a_server_that_publishes_them() -> None:
     """
-    Without a list the sentence tells how to leave them out; where they are published they are columns like others.
+    Without a list the sentence tells how to leave them out; where they are published they are columns like others
+    (B11).
     """
     field, message = refused(GENERATED)
     assert field == "columns"
@@ -119,7 +120,7 @@ def test_generated_columns_need_a_server_that_publishes_them() -> None:
 
 def test_queryable_columns_limit_and_stand_in_for_columns() -> None:
     """
-    They bound what may be listed, and are what is selected when nothing is listed.
+    They bound what may be listed, and are what is selected when nothing is listed (B27).
     """
     assert resolve(queryable_columns=("id", "n")).selected == ("id", "n")
     assert resolve(queryable_columns=("id", "n"), columns=("id",)).selected == ("id",)
