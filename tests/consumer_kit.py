@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -105,7 +105,7 @@ class Transaction:
         found: list[StreamEvent] = []
         for start, past in pairwise(cuts):
             # Changes are made anew: what was encoded of them is not remembered across deliveries.
-            changes = [replace(change) for change in self.changes[start:past]]
+            changes = [copy(change) for change in self.changes[start:past]]
             end = self.end if past == len(self.changes) else None
             found.append(Fragment(self.commit_lsn, self.xid, changes, start == 0, end))
         return found
