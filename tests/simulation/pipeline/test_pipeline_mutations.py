@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from history import live_in_scratch, make_plan, quiet_logs
 from penstock.collector.flush_tracker import FlushTracker
 from penstock.consumers import handler
 from penstock.consumers.accounts import CollectorAccounts
@@ -19,7 +18,8 @@ from penstock.liveness.watch import ProgressWatch
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn
 from penstock.relay.log import RelayLog
 from penstock.relay.reader import RelayReader
-from penstock.testing.simulation.disk import _OpenFile
+from penstock.testing.simulation.disk import OpenVirtualFile
+from pipeline_history import live_in_scratch, make_plan, quiet_logs
 
 SEEDS_MAX = 60
 Mutate = Callable[[pytest.MonkeyPatch], None]
@@ -45,7 +45,7 @@ def forget_to_sync_shapes(patch: pytest.MonkeyPatch) -> None:
     """
     Shape logs report as flushed what they have only written.
     """
-    patch.setattr(_OpenFile, "sync", lambda _: None)
+    patch.setattr(OpenVirtualFile, "sync", lambda _: None)
 
 
 def void_before_tombstone(patch: pytest.MonkeyPatch) -> None:

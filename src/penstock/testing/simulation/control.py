@@ -264,14 +264,18 @@ class VirtualControlStore:
 
     # --- within ------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, apply: Callable[[ControlState], tuple[ControlState, T]], *, may_use_reserve: bool = False) -> T:
+    async def _ask(
+        self, apply: Callable[[ControlState], tuple[ControlState, T]], *, may_use_reserve: bool = False
+    ) -> T:
         assert self._is_open
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._queue.append((apply, future, may_use_reserve))
         if self._worker is None or self._worker.done():
             work = self._work()
-            self._worker = loop.create_task(work) if self._life is None else self._life.create_task(work, "control store")
+            self._worker = (
+                loop.create_task(work) if self._life is None else self._life.create_task(work, "control store")
+            )
         return await future
 
     async def _work(self) -> None:

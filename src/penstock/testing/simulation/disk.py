@@ -486,7 +486,7 @@ class RelayDisk:
         return self._last
 
 
-class _OpenFile:
+class OpenVirtualFile:
     """
     A file open for writing; see `penstock.shape_log.disk.OpenFile`.
     """
@@ -498,6 +498,9 @@ class _OpenFile:
         self._file: Final = file
 
     def write(self, start_byte: int, data: bytes) -> None:
+        """
+        See `OpenFile.write`.
+        """
         data = bytes(data)
         try:
             self._disk.meet(self._life, "write", self._path)
@@ -511,10 +514,16 @@ class _OpenFile:
             raise OSError(errno.ENOSPC, "No space left on device", self._path)
 
     def truncate(self, bytes_count: int) -> None:
+        """
+        See `OpenFile.truncate`.
+        """
         self._disk.meet(self._life, "write", self._path)
         self._file.change(("truncate", bytes_count, b""))
 
     def sync(self) -> None:
+        """
+        See `OpenFile.sync`.
+        """
         _sync(self._disk, self._life, self._path, self._file)
 
     def close(self) -> None:
@@ -535,13 +544,13 @@ class ShapeDisk:
         self._disk: Final = disk
         self._life: Final = life
 
-    def open(self, path: str, *, is_new: bool) -> _OpenFile:
+    def open(self, path: str, *, is_new: bool) -> OpenVirtualFile:
         """
         See `Disk.open`.
         """
         self._disk.meet(self._life, "create" if is_new else "read", path)
         file = self._disk.create(path) if is_new else self._disk.file(path)
-        return _OpenFile(self._disk, self._life, path, file)
+        return OpenVirtualFile(self._disk, self._life, path, file)
 
     def read(self, path: str, start_byte: int, bytes_count: int) -> bytes:
         """

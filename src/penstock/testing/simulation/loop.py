@@ -24,11 +24,13 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
-import greenlet
+# It has no types of its own.
+import greenlet  # type: ignore[import-untyped]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 TIMER_LATE_S_MAX: Final = 0.002
 """How late a timer may come."""
@@ -178,7 +180,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return self._now
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """
         Put a callback at the end of its life's lane.
@@ -190,10 +192,20 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self.put(self._own_lane if life is None else life.lane, handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """
+        The same: all threads are this one.
+        """
+        return self.call_soon(callback, *args, context=context)
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """
         Set a timer.
@@ -201,7 +213,11 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """
         Set a timer.

@@ -306,7 +306,7 @@ class Machine:
             receiver.stopping.set()
             receiver.hint.set()
             until = self.loop.time() + self.settings.drain_timeout_s
-            while receiver.main.is_alive() and self.loop.time() < until:
+            while receiver.main.is_alive() and self.loop.time() < until:  # noqa: ASYNC110 - a thread's end sets no event
                 await asyncio.sleep(0.05)
             receiver.life.kill()
         # The supervisor has ended with them.

@@ -420,8 +420,7 @@ class Session:
             self._unsent.extend(self._encode(commit))
             self._sent_to = commit.end.value
             return True
-        if server.flushed_lsn > self._sent_to:
-            self._sent_to = server.flushed_lsn
+        self._sent_to = max(self._sent_to, server.flushed_lsn)
         is_news = self._sent_to > self._named_to and server.loop.chance.random() < 0.5
         if self._is_reply_due or is_news:
             self._is_reply_due = False
@@ -680,9 +679,8 @@ def _answer(session: Session, sql: str) -> Answer | None:
             answer = Rows((("",),))
         else:
             holder = server.lock_holder
-            if holder.life is not None and holder.life.is_over and not holder.is_silent:
-                holder.end("the client is gone")
-            elif holder.is_silent and not holder.is_streaming:
+            is_dead = holder.life is not None and holder.life.is_over
+            if (is_dead and not holder.is_silent) or (holder.is_silent and not holder.is_streaming):
                 holder.end("the client is gone")
             answer = None
     elif "pg_replication_slots" in sql:

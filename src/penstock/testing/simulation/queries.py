@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -72,6 +72,13 @@ class VirtualPool:
         Ask this server.
         """
         self.sql: Final = sql
+        self.in_use_count = 0
+        self.idle_count = 0
+
+    def close_idle(self) -> None:
+        """
+        Nothing is held.
+        """
 
     async def query(self, text: str, params: Sequence[str | None] = (), **options: Any) -> list[list[str | None]]:
         """
@@ -156,6 +163,11 @@ class VirtualPublication:
         See `PublicationKeeper`.
         """
 
+    async def welcome(self, partition: int, above: Collection[int]) -> None:
+        """
+        There are no partitions.
+        """
+
     async def publishes_generated(self) -> bool:
         """
         It does not.
@@ -236,6 +248,7 @@ class VirtualWatch:
         """
         self._sql: Final = sql
         self._on_snapshot: Final = on_snapshot
+        self.polls_count = 0
 
     async def run(self) -> None:
         """
@@ -249,6 +262,7 @@ class VirtualWatch:
             except ConnectionLostError:
                 await asyncio.sleep(1.0)
                 continue
+            self.polls_count += 1
             self._on_snapshot(bounds)
             await asyncio.sleep(1.0)
 

@@ -103,8 +103,7 @@ def _meanings(machine: Machine) -> dict[str, dict[str, Any]]:
             "threading": threads.threading,
             "time": threads.time,
             "RelayWriter": lambda **options: RelayWriter(
-                **{**options, "disk": RelayDisk(disk, _life())}
-                | {"limits": machine.relay_limits(options["limits"])}
+                **{**options, "disk": RelayDisk(disk, _life())} | {"limits": machine.relay_limits(options["limits"])}
             ),
         },
         "penstock.service.engine": {
@@ -133,9 +132,9 @@ def installed(machine: Machine) -> Iterator[None]:
                 setattr(module, name, meaning)
         clocks = {real_time.monotonic: threads.monotonic, real_time.time: threads.unix_time}
         for each in _CLOCKED:
-            defaults = each.__init__.__kwdefaults__  # type: ignore[misc]
+            defaults: dict[str, Any] = vars(each)["__init__"].__kwdefaults__
             for name, default in list(defaults.items()):
-                if default in clocks.keys():
+                if default in clocks:
                     undo.append(_later(defaults.__setitem__, name, default))
                     defaults[name] = clocks[default]
         VirtualWaiter.server = machine.postgres

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Final, Generic, TypeVar
 
-import greenlet
+# It has no types of its own.
+import greenlet  # type: ignore[import-untyped]
 
 from penstock.testing.simulation.loop import Lane, Life, LifeEndedError, SimulationLoop, current_life
 
@@ -48,7 +49,8 @@ def current_thread() -> Thread | None:
     return found.thread if isinstance(found, _Greenlet) else None
 
 
-class _Greenlet(greenlet.greenlet):
+# See above.
+class _Greenlet(greenlet.greenlet):  # type: ignore[misc]
     thread: Thread
 
 
@@ -400,9 +402,7 @@ def unix_time_ns() -> int:
 
 
 threading: Final = SimpleNamespace(Thread=Thread, Lock=Lock, RLock=Lock, Condition=Condition, Event=Event)
-queue: Final = SimpleNamespace(
-    SimpleQueue=SimpleQueue, Queue=SimpleQueue, Empty=real_queue.Empty, Full=real_queue.Full
-)
+queue: Final = SimpleNamespace(SimpleQueue=SimpleQueue, Queue=SimpleQueue, Empty=real_queue.Empty, Full=real_queue.Full)
 time: Final = SimpleNamespace(
     monotonic=monotonic,
     time=unix_time,

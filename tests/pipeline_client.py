@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from penstock.service.engine import EngineSource
@@ -23,7 +23,7 @@ WAIT_S: Final = 20.0
 AGAIN_S: Final = 0.3
 
 
-class Violation(AssertionError):
+class PromiseBrokenError(AssertionError):
     """
     A promise was broken.
     """
@@ -46,7 +46,7 @@ class Request:
     table: str
     oid: int
     where: str | None
-    accepts: Callable[[dict[str, str | None]], bool]
+    accepts: Callable[[Mapping[str, str | None]], bool]
     columns: tuple[str, ...] | None = None
     replica: Replica = Replica.DEFAULT
 
@@ -54,9 +54,7 @@ class Request:
         """
         Ask at some place.
         """
-        return ShapeRequest(
-            self.table, offset, handle, columns=self.columns, where=self.where, replica=self.replica
-        )
+        return ShapeRequest(self.table, offset, handle, columns=self.columns, where=self.where, replica=self.replica)
 
 
 @dataclass
@@ -85,24 +83,24 @@ class Log:
         if "lsn" in headers:
             place = (int(headers["lsn"]), int(headers["op_position"]))
             if place <= self.place:
-                raise Violation(f"{self.handle}: an element at {place} after one at {self.place}")
+                raise PromiseBrokenError(f"{self.handle}: an element at {place} after one at {self.place}")
             if place[0] != self.place[0] and self.is_open_transaction:
-                raise Violation(f"{self.handle}: a transaction without a last element before {place}")
+                raise PromiseBrokenError(f"{self.handle}: a transaction without a last element before {place}")
             self.place = place
             self.is_open_transaction = not headers.get("last", False)
         key = element.get("key", "")
         match headers.get("operation"):
             case "insert":
                 if key in self.rows:
-                    raise Violation(f"{self.handle}: inserted twice: {element}")
+                    raise PromiseBrokenError(f"{self.handle}: inserted twice: {element}")
                 self.rows[key] = dict(element["value"])
             case "update":
                 if key not in self.rows:
-                    raise Violation(f"{self.handle}: updated and not there: {element}")
+                    raise PromiseBrokenError(f"{self.handle}: updated and not there: {element}")
                 self.rows[key] |= element["value"]
             case "delete":
                 if key not in self.rows:
-                    raise Violation(f"{self.handle}: deleted and not there: {element}")
+                    raise PromiseBrokenError(f"{self.handle}: deleted and not there: {element}")
                 del self.rows[key]
 
 
@@ -147,7 +145,7 @@ class Reader:
                 return AGAIN_S
             case Refused(status=status, message=message):
                 if status == 400 or "Unexpected" in message:
-                    raise Violation(f"refused: {message}")
+                    raise PromiseBrokenError(f"refused: {message}")
                 self._note(f"client of {self.request.table} is refused: {status} {message}")
                 return AGAIN_S
             case Rotated(handle=new):
@@ -167,7 +165,7 @@ class Reader:
         elif found.last < log.offset:
             if reply.is_replaying:
                 return AGAIN_S
-            raise Violation(f"{log.handle} ends at {found.last} and a client was served up to {log.offset}")
+            raise PromiseBrokenError(f"{log.handle} ends at {found.last} and a client was served up to {log.offset}")
         try:
             data = read_range(self._machine.disk, str(self._machine.settings.data_dir), found)
         except FileNotFoundError:
@@ -211,11 +209,10 @@ class Reader:
             return None
         task = role.life.create_task(call(EngineSource(role.engine)), "request")
         try:
-            await asyncio.wait([task], timeout=WAIT_S)
+            done, _ = await asyncio.wait([task], timeout=WAIT_S)
         finally:
-            if not task.done():
-                task.cancel()
-        if not task.done() or task.cancelled():
+            task.cancel()
+        if task not in done or task.cancelled():
             return None
         if role.life.is_over or role.stopping.is_set():
             # A process that ends may answer anything, or nothing: its socket is gone by then.
@@ -224,7 +221,9 @@ class Reader:
         return task.result()
 
 
-def expected(request: Request, rows: dict[bytes, tuple[bytes | None, ...]], names: list[str]) -> dict[str, dict[str, str | None]]:
+def expected(
+    request: Request, rows: dict[bytes, tuple[bytes | None, ...]], names: list[str]
+) -> dict[str, dict[str, str | None]]:
     """
     Answer the query.
     """

@@ -5,33 +5,16 @@ The command behind `make sim`: lives many histories of the pipeline, or shows on
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+import click
 
-from history import Outcome, live_in_scratch, live_seed, make_plan, quiet_logs, tell_failure
+from pipeline_history import Outcome, live_in_scratch, live_many, make_plan, quiet_logs, tell_failure
 
 FAILURES_MAX = 5
-CHUNK = 10
-
-
-def _live(seed: int) -> tuple[int, str, int, float]:
-    outcome = live_seed(seed)
-    return seed, outcome.violation, outcome.shed_count, outcome.seconds
-
-
-def live_many(seeds: range, workers: int) -> Iterator[tuple[int, str, int, float]]:
-    """
-    Live the histories of these seeds; gives of each its seed, its violation, how many shapes were given up, and its length.
-    """
-    with multiprocessing.get_context("spawn").Pool(workers, quiet_logs) as pool:
-        yield from pool.imap_unordered(_live, seeds, CHUNK)
 
 
 def show(seed: int) -> Outcome:
@@ -40,12 +23,12 @@ def show(seed: int) -> Outcome:
     """
     plan = make_plan(seed)
     outcome = live_in_scratch(plan)
-    print(plan.tell())
-    print("\n".join(outcome.trace))
+    click.echo(plan.tell())
+    click.echo("\n".join(outcome.trace))
     if outcome.violation:
-        print(tell_failure(plan))
+        click.echo(tell_failure(plan))
     else:
-        print(f"nothing was broken in {outcome.seconds:.1f} s of virtual time")
+        click.echo(f"nothing was broken in {outcome.seconds:.1f} s of virtual time")
     return outcome
 
 
@@ -71,12 +54,12 @@ def main() -> int:
         totals["virtual seconds"] += round(seconds)
         if violation:
             failed.append(seed)
-            print(f"seed {seed}: {violation}", flush=True)
+            click.echo(f"seed {seed}: {violation}")
     took_s = time.monotonic() - began
-    print(", ".join(f"{value} {name}" for name, value in totals.items()), f"in {took_s:.0f} s")
+    click.echo(f"{', '.join(f'{value} {name}' for name, value in totals.items())} in {took_s:.0f} s")
     for seed in sorted(failed)[:FAILURES_MAX]:
-        print(tell_failure(make_plan(seed)))
-    print(f"{len(failed)} broke a promise")
+        click.echo(tell_failure(make_plan(seed)))
+    click.echo(f"{len(failed)} broke a promise")
     return 1 if failed else 0
 
 

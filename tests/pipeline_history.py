@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import multiprocessing
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from zlib import crc32
 
 import structlog
 
-from client_reader import Reader, Request, Violation, expected
 from penstock.collector.abc import RoutedPart
 from penstock.collector.flush_tracker import FlushTracker
 from penstock.consumers.handler import Answer, ShapeHandler
@@ -40,6 +40,7 @@ from penstock.testing.simulation.machine import Machine, make_settings
 from penstock.testing.simulation.postgres import Commit, Op, Row, VirtualPostgres
 from penstock.testing.simulation.seams import installed
 from penstock.where.clause import compile_where
+from pipeline_client import PromiseBrokenError, Reader, Request, expected
 
 COLUMNS: Final = (
     Column("id", 23, -1, "int4", is_not_null=True, pk_index=0),
@@ -53,15 +54,15 @@ TABLES: Final = tuple(
 )
 
 
-def _n_over_one(row: dict[str, str | None]) -> bool:
+def _n_over_one(row: Mapping[str, str | None]) -> bool:
     return row["n"] is not None and int(row["n"]) > 1
 
 
-def _first_with_a(row: dict[str, str | None]) -> bool:
+def _first_with_a(row: Mapping[str, str | None]) -> bool:
     return row["title"] == "a" and int(row["id"] or 0) < 9
 
 
-def _all(row: dict[str, str | None]) -> bool:
+def _all(row: Mapping[str, str | None]) -> bool:
     del row
     return True
 
@@ -87,6 +88,7 @@ HELD_BY_SHAPE_S_MAX: Final = {"relay": 3.0, "shapes": 40.0}
 HELD_BY_ENGINE_S_MAX: Final = {"relay": 3.0, "shapes": 90.0}
 """The same when besides the engine stood still or died."""
 LOOK_S: Final = 0.5
+SEEDS_PER_CHUNK: Final = 10
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,9 @@ OTHER_FAULTS: Final = (
 )
 STRANGERS: Final = ("move slot", "drop slot")
 """Somebody else at work: every shape starts over."""
-ENGINE_FAULTS: Final = frozenset({"kill engine", "kill both", "power cut", "stop and start", "freeze engine", "suspend", "control fails"})
+ENGINE_FAULTS: Final = frozenset(
+    {"kill engine", "kill both", "power cut", "stop and start", "freeze engine", "suspend", "control fails"}
+)
 
 
 def make_plan(seed: int, acknowledge: str = "", faults: tuple[str, ...] = ()) -> Plan:
@@ -185,11 +189,11 @@ def make_plan(seed: int, acknowledge: str = "", faults: tuple[str, ...] = ()) ->
     length_s = chance.choice((2.0, 5.0, 9.0))
     acknowledge = acknowledge or chance.choice(("relay", "shapes"))
     happenings: list[tuple[float, str, float]] = []
-    for _ in range(chance.randrange(10, 40)):
-        kind = chance.choices(("commit", "late commit", "noise", "server checkpoint"), (12, 2, 2, 1))[0]
-        happenings.append((chance.random() * length_s, kind, chance.random() * 0.6))
-    for _ in range(chance.randrange(2, 5)):
-        happenings.append((chance.random() * length_s * 0.6, "open", 0.0))
+    traffic = chance.choices(
+        ("commit", "late commit", "noise", "server checkpoint"), (12, 2, 2, 1), k=chance.randrange(10, 40)
+    )
+    happenings.extend((chance.random() * length_s, kind, chance.random() * 0.6) for kind in traffic)
+    happenings.extend((chance.random() * length_s * 0.6, "open", 0.0) for _ in range(chance.randrange(2, 5)))
     style = chance.random()
     kinds: list[str] = list(faults)
     if style > 0.2 and not faults:
@@ -199,8 +203,9 @@ def make_plan(seed: int, acknowledge: str = "", faults: tuple[str, ...] = ()) ->
             kinds += chance.choices(("power cut", "kill engine", "kill receiver"), k=chance.randrange(2))
         if style > 0.95:
             kinds += [chance.choice(STRANGERS)]
-    for kind in kinds:
-        happenings.append((chance.random() * length_s, kind, chance.choice((0.3, 2.0, 4.0, 25.0)) * chance.random()))
+    happenings.extend(
+        (chance.random() * length_s, kind, chance.choice((0.3, 2.0, 4.0, 25.0)) * chance.random()) for kind in kinds
+    )
     happenings.sort()
     return Plan(seed, acknowledge, tuple(Step(number, *happening) for number, happening in enumerate(happenings)))
 
@@ -232,7 +237,7 @@ class _Handler(ShapeHandler):
         return super().handle(part, shared)
 
 
-def _must_appear(commit: Commit, oid: int, accepts: Callable[[dict[str, str | None]], bool]) -> bool:
+def _must_appear(commit: Commit, oid: int, accepts: Callable[[Mapping[str, str | None]], bool]) -> bool:
     """
     Tell whether a commit surely says something to a shape: a row of it was inserted or deleted.
     """
@@ -356,7 +361,11 @@ class History:
             accepts = CONDITIONS[row.definition.where]
             for commit in self.machine.postgres.wal:
                 is_seen = commit.lsn.is_below(row.bounds.horizon) and row.bounds.snapshot.sees(commit.xid)
-                if commit.end > state.boundary or is_seen or not _must_appear(commit, row.definition.table.oid, accepts):
+                if (
+                    commit.end > state.boundary
+                    or is_seen
+                    or not _must_appear(commit, row.definition.table.oid, accepts)
+                ):
                     continue
                 if b'"lsn":"%d"' % commit.lsn.value not in data:
                     self.fail(f"the boundary is {state.boundary}, and shape {incarnation} does not hold {commit.lsn}")
@@ -442,7 +451,7 @@ class History:
         machine.start()
         supervisor = asyncio.create_task(machine.supervise())
         lag = asyncio.create_task(self._watch_lag())
-        self._tasks += [supervisor, lag]
+        self._tasks.extend([supervisor, lag])
         for step in self.plan.steps:
             if step.at_s > self.now:
                 await asyncio.sleep(step.at_s - self.now)
@@ -554,7 +563,7 @@ class History:
 
     def _reader_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.fail(str(error) if isinstance(error, Violation) else repr(error))
+            self.fail(str(error) if isinstance(error, PromiseBrokenError) else repr(error))
 
     def _commit(self, step: Step, chance: Random) -> None:
         if not self.machine.postgres.is_up:
@@ -567,7 +576,9 @@ class History:
             if self._begun and chance.random() < 0.5:
                 xid = self._begun.pop(chance.randrange(len(self._begun)))
             commit = self.machine.postgres.commit(ops, xid=xid, hidden_s=hidden_s, unflushed_s=unflushed_s)
-            self.note(f"commit {commit.lsn} to {commit.end}, xid {commit.xid}, {len(ops)} changes, hidden {hidden_s:.2f}")
+            self.note(
+                f"commit {commit.lsn} to {commit.end}, xid {commit.xid}, {len(ops)} changes, hidden {hidden_s:.2f}"
+            )
 
     def _late_commit(self, step: Step, chance: Random) -> None:
         del step, chance
@@ -843,7 +854,7 @@ def _voids_told(tell: Callable[[int], None]) -> Iterator[None]:
         remove(tracker, incarnation)
 
     # A method is put in the place of another for a while.
-    FlushTracker.handle_shape_removed = told  # type: ignore[method-assign]
+    FlushTracker.handle_shape_removed = told  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
@@ -905,6 +916,22 @@ def live_seed(seed: int) -> Outcome:
     Let the history of a seed happen.
     """
     return live_in_scratch(make_plan(seed))
+
+
+def live_shortly(seed: int) -> tuple[int, str, int, float]:
+    """
+    Let the history of a seed happen; gives the seed, the violation, how many shapes were given up, and its length.
+    """
+    outcome = live_seed(seed)
+    return seed, outcome.violation, outcome.shed_count, outcome.seconds
+
+
+def live_many(seeds: range, workers: int) -> Iterator[tuple[int, str, int, float]]:
+    """
+    Let the histories of many seeds happen, in several processes; gives of each what `live_shortly` does.
+    """
+    with multiprocessing.get_context("spawn").Pool(workers, quiet_logs) as pool:
+        yield from pool.imap_unordered(live_shortly, seeds, SEEDS_PER_CHUNK)
 
 
 def shrink(plan: Plan, tries_max: int = 200) -> Plan:
