@@ -128,6 +128,7 @@ class SubsetReader:
             raise took_too_long(self._limits.first_data_s) from cause
         if entry.condemned is not None:
             raise ShapeGoneError("the shape is gone")
+        self._registry.was_read(entry)
         metadata = subset_metadata(bounds, mark)
         return SubsetLoaded(entry.handle, resolved.schema, place, metadata, pieces)
 

@@ -93,6 +93,9 @@ class _World:
         del entry
         return self
 
+    def was_read(self, entry: Any) -> None:
+        assert entry is self
+
     def begin_snapshot(self) -> int:
         return 1
 
