@@ -254,6 +254,9 @@ class FileShapeLog:
             DiskFullError: no space; the shape must be given up by the caller or tried anew under another incarnation.
             SyncFailedError: likewise.
         """
+        if self._snapshot_error is not None:
+            # Given up while the database was being asked.
+            raise self._snapshot_error
         assert self._snapshot is _Snapshot.RUNNING
         assert not self._snapshot_ends
         writer = SnapshotWriter(self._folder.disk, self._full_path, self._chunk_bytes_max)
