@@ -81,16 +81,17 @@ def merge_body(query: Query, subset: JsonObject | None, body: JsonObject) -> tup
     subset's: an `offset` in a body counts rows, the place in the log is named by the query.
     """
     inner = body.get(names.SUBSET)
+    prefixed = {key: value for key, value in body.items() if key.startswith(names.SUBSET_PREFIX)}
     if isinstance(inner, dict):
         for_subset = inner
-        for_request = {key: value for key, value in body.items() if key != names.SUBSET}
+        taken = prefixed.keys() | {names.SUBSET}
     else:
         for_subset = {key: value for key, value in body.items() if key in SUBSET_KEYS}
-        for_request = {key: value for key, value in body.items() if key not in SUBSET_KEYS and key != names.SUBSET}
-        if not for_subset:
-            for_subset = None
-    if for_subset is not None:
-        subset = {**(subset or {}), **for_subset}
+        taken = prefixed.keys() | SUBSET_KEYS | {names.SUBSET}
+    if for_subset or prefixed or isinstance(inner, dict):
+        named = {key.removeprefix(names.SUBSET_PREFIX): value for key, value in prefixed.items()}
+        subset = {**(subset or {}), **for_subset, **named}
+    for_request = {key: value for key, value in body.items() if key not in taken}
     merged = dict(query)
     for key, value in for_request.items():
         if value is None:

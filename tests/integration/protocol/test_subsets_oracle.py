@@ -18,7 +18,7 @@ from integration.protocol.conftest import Served
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
 GROUPS: Final = 5
-COMMITS: Final = 400
+COMMITS: Final = 240
 CLIENTS: Final = 3
 DEADLINE_S: Final = 90.0
 

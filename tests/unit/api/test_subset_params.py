@@ -44,6 +44,7 @@ def test_a_subset_is_taken_out_of_the_query(raw: bytes, rest: dict[str, str], su
         ({"subset": {"params": {"1": 2}}, "params": {"1": 3}}, {"table": "q", "offset": "-1", "params": {"1": "3"}},
          {"params": {"1": 2}}),
         ({"table": None}, {"offset": "-1"}, None),
+        ({"subset__limit": 1}, {"table": "q", "offset": "-1"}, {"limit": 1}),
         ({"columns": ["a"]}, {"table": "q", "offset": "-1", "columns": ["a"]}, None),
     ],
 )  # fmt: skip
