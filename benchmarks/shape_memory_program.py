@@ -103,7 +103,8 @@ async def _open_source(published: PublishedEnd) -> RelaySource:
     raise SourceError(f"there is no relay log to read up to {published.end}")
 
 
-async def _never_lost(oid: int, reason: str) -> None:
+async def _never_lost(oid: int, reason: str, columns: frozenset[str] | None) -> None:
+    del columns
     raise SourceError(f"nobody looks at the publication of table {oid}: {reason}")
 
 

@@ -166,7 +166,7 @@ def test_a_verdict_is_what_evaluation_says(
         index.add(incarnation, shape(where))
     pairs = [pair for pair, _ in drawn]
     changes = changes_of(pairs, is_turned=[turned for _, turned in drawn])
-    found = set()
+    found: set[tuple[int, int]] = set()
     for incarnations, chosen, verdicts in index.match({10: changes}):
         found.update((incarnation, change.op_position) for incarnation in incarnations for change in chosen)
         for change, verdict in zip(chosen, verdicts, strict=True):
