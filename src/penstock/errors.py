@@ -159,7 +159,8 @@ class SyncFailedError(LogError):
 
 class DiskFullError(LogError):
     """
-    A write found no space. The shape waits and owes; free some space.
+    A write found no space, or a file could not be opened because too many are. The shape waits and owes; free some
+    space, or raise the limit of open files.
     """
 
     policy = Policy.RETRY

@@ -16,7 +16,10 @@ from typing import Final, Protocol
 
 from penstock.errors import DiskFullError, LogError, SyncFailedError
 
-NO_SPACE_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_HANDLE_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""The system has run out of files that may be open: no fault of the file that was to be opened."""
+NO_SPACE_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT}) | NO_HANDLE_ERRNOS
+"""Nothing was lost, and it may be tried again."""
 
 
 class OpenFile(Protocol):
@@ -113,6 +116,8 @@ def as_log_error(cause: OSError, doing: str) -> LogError:
     """
     Say in our words what went wrong with a file.
     """
+    if cause.errno in NO_HANDLE_ERRNOS:
+        return DiskFullError(f"{cause.strerror or cause} while {doing}")
     if cause.errno in NO_SPACE_ERRNOS:
         return DiskFullError(f"no space while {doing}")
     return SyncFailedError(f"{cause.strerror or cause} while {doing}")

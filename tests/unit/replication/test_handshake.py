@@ -326,3 +326,16 @@ def test_names_are_quoted() -> None:
     assert start_command(Names("s", "p\"'q")) == (
         "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1', publication_names '\"p\"\"''q\"')"
     )
+
+
+def test_the_stream_is_asked_for_whole_commits_only() -> None:
+    """
+    In no version of the protocol that sends transactions before they commit, nor prepared ones: nothing is owed for them.
+    """
+    command = start_command(NAMES)
+    assert "(proto_version '1'," in command
+    assert not any(word in command for word in ("streaming", "two_phase", "messages"))
+    slot = ScriptedServer(slot=None)
+    slot.converse()
+    created = next(ask.sql for ask in slot.asked if ask.sql.startswith("CREATE_REPLICATION_SLOT"))
+    assert "TWO_PHASE" not in created.upper()
