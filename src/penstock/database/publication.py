@@ -26,7 +26,7 @@ queue behind it; after `ALTER_S_MAX` it is given up. The barrier goes on for as 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 import structlog
@@ -370,6 +370,8 @@ class PublicationTables:
             )
         if state.table != table:
             raise _gone(table)
+        if state.unpublished:
+            raise _harmful(table, state.unpublished)
         if state.is_via_root:
             raise refuse(
                 503,
@@ -466,6 +468,17 @@ def _gone(table: TableId) -> RequestError:
     Make the answer for a table that is not what it was.
     """
     return refuse(503, f'Database table "{table.schema}.{table.name}" has been dropped or renamed')
+
+
+def _harmful(table: TableId, columns: Sequence[str]) -> RequestError:
+    """
+    Make the answer for a table that nobody could update any more if we followed it.
+    """
+    text = (
+        f'Table "{table.schema}"."{table.name}" cannot be followed: with replica identity full Postgres refuses every'
+        f" update and delete of a table with generated columns that are not published: {', '.join(columns)}."
+    )
+    return RequestError(400, "Invalid request", errors={"table": [text]})
 
 
 def _unpublishable(table: TableId) -> RequestError:

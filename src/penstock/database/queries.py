@@ -279,6 +279,7 @@ class PublicationState:
         tree: oids of it and its partitions.
         form: as `forms.parse_form` reads it.
         is_via_root: whether changes of partitions are published as those of their root, and the table is one of them.
+        unpublished: generated columns with which Postgres would refuse updates under replica identity full.
     """
 
     is_there: bool
@@ -292,12 +293,21 @@ class PublicationState:
     tree: tuple[int, ...] = ()
     form: str = ""
     is_via_root: bool = False
+    unpublished: tuple[str, ...] = ()
 
 
 def publication_state(server_version: int) -> str:
     """
     Write the query for `parse_publication_state`; its parameters are the publication's name and the table's oid.
     """
+    # From 18 on Postgres refuses updates of tables whose replica identity holds such columns.
+    unpublished = """
+      (SELECT pg_catalog.json_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND (a.attgenerated = 'v'
+          OR a.attgenerated = 's' AND COALESCE(pg_catalog.to_jsonb(p) ->> 'pubgencols', 'n') <> 's'))
+    """
+    if server_version < 180000:
+        unpublished = "NULL"
     return f"""
       SELECT pg_catalog.pg_has_role(p.pubowner, 'USAGE'),
         p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate,
@@ -308,7 +318,7 @@ def publication_state(server_version: int) -> str:
             k.oid::int8, kn.nspname, k.relname, k.relkind IN ('r', 'p') AND k.relreplident <> 'f') ORDER BY k.oid)
           FROM tree JOIN pg_catalog.pg_class k ON k.oid = tree.oid
           JOIN pg_catalog.pg_namespace kn ON kn.oid = k.relnamespace),
-        {_FORM}, p.pubviaroot AND (c.relkind = 'p' OR c.relispartition)
+        {_FORM}, p.pubviaroot AND (c.relkind = 'p' OR c.relispartition), {unpublished}
       FROM pg_catalog.pg_publication p
       LEFT JOIN pg_catalog.pg_class c ON c.oid = $2::oid
       LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -323,7 +333,7 @@ def parse_publication_state(rows: list[Row]) -> PublicationState:
     """
     if not rows:
         return PublicationState(is_there=False)
-    ours, publishes_all, generated, oid, schema, name, membership, narrowed, tree, form, via_root = rows[0]
+    ours, publishes_all, generated, oid, schema, name, membership, narrowed, tree, form, via_root, unpublished = rows[0]
     relations = json.loads(tree) if tree and oid else []
     return PublicationState(
         is_there=True,
@@ -337,6 +347,7 @@ def parse_publication_state(rows: list[Row]) -> PublicationState:
         tree=tuple(relation[0] for relation in relations),
         form=form or "",
         is_via_root=via_root == "t",
+        unpublished=tuple(json.loads(unpublished or "[]")),
     )
 
 

@@ -573,13 +573,14 @@ def test_closing_refuses_who_waits(database: ThrowawayDatabase) -> None:
 
 def test_generated_columns_on_a_new_server(bundled_postgres: Any) -> None:
     """
-    Postgres 18 publishes stored generated columns if it is told to; virtual ones are not there for us (B12).
+    Postgres 18 publishes stored generated columns if it is told to; a table with virtual ones is refused unaltered (B12).
     """
     database = bundled_postgres.create_database("generated_columns")
     try:
         database.execute(
             """
-            CREATE TABLE items (id int PRIMARY KEY, s int GENERATED ALWAYS AS (id) STORED, v int GENERATED ALWAYS AS (id));
+            CREATE TABLE items (id int PRIMARY KEY, s int GENERATED ALWAYS AS (id) STORED);
+            CREATE TABLE harmed (id int PRIMARY KEY, s int GENERATED ALWAYS AS (id) STORED, v int GENERATED ALWAYS AS (id));
             CREATE PUBLICATION p WITH (publish_generated_columns = stored);
             """
         )
@@ -590,6 +591,12 @@ def test_generated_columns_on_a_new_server(bundled_postgres: Any) -> None:
                 assert [(column.name, column.is_generated) for column in table.columns] == [("id", False), ("s", True)]
                 await tables.ensure(table)
                 assert await tables.publishes_generated()
+                with pytest.raises(RequestError) as caught:
+                    await tables.ensure(await find(pool, "harmed"))
+                assert caught.value.status == 400
+                assert caught.value.errors is not None
+                assert "not published: v." in str(caught.value.errors["table"])
+                assert [name for name, _ in members(database)] == ["items"]
 
         asyncio.run(scenario())
     finally:

@@ -79,16 +79,19 @@ def test_reads_the_state_of_a_publication() -> None:
     A missing publication, a missing table and a full answer are told apart.
     """
     assert not parse_publication_state([]).is_there
-    gone = parse_publication_state([("t", "t", "f", None, None, None, None, "f", None, None, None)])
+    gone = parse_publication_state([("t", "t", "f", None, None, None, None, "f", None, None, None, None)])
     assert gone == PublicationState(is_there=True, is_ours=True, publishes_all=True)
     tree = '[[16384,"public","items",true],[16390,"public","items_1",false]]'
-    full = parse_publication_state([("t", "t", "t", "16384", "public", "items", "17000", "f", tree, "[]", "t")])
+    full = parse_publication_state(
+        [("t", "t", "t", "16384", "public", "items", "17000", "f", tree, "[]", "t", '["sum"]')]
+    )
     assert full.membership == 17000
     assert full.table == ITEMS
     assert full.weak == (ITEMS,)
     assert full.tree == (16384, 16390)
     assert full.form == "[]"
     assert full.is_via_root
+    assert full.unpublished == ("sum",)
 
 
 def test_alters_only_what_must_be() -> None:

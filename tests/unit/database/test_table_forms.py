@@ -86,4 +86,4 @@ def test_columns_that_keep_name_and_type_and_not_their_values_end_shapes() -> No
     rewritten = replace(redefined, files={5: 51, 6: 60})
     change = compare_forms(known, rewritten)
     assert change.reason == "the table was rewritten"
-    assert change.columns == {"a"}
+    assert change.columns == frozenset({"a"})
