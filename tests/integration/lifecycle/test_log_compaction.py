@@ -30,6 +30,15 @@ async def read_on(service: Service, params: dict[str, str]) -> tuple[list[dict[s
             return messages, params
 
 
+def update(database: Any, numbers: range) -> None:
+    """
+    Update five rows in turn, each time in a transaction of its own.
+    """
+    with database.connect() as connection:
+        for number in numbers:
+            connection.execute("UPDATE things SET n = %s WHERE id = %s", (number + 1, number % 5 + 1))
+
+
 async def test_a_log_that_allows_it_is_compacted_while_clients_read(database: Any, tmp_path: Path) -> None:
     """
     A shape made with `experimental_compaction=true` sends less to whoever reads from the beginning, the same rows to
@@ -49,11 +58,9 @@ async def test_a_log_that_allows_it_is_compacted_while_clients_read(database: An
         asked = {"table": "things", "offset": "-1", "experimental_compaction": "true"}
         snapshot, start = await read_on(service, asked)
         _, other = await read_on(service, {"table": "things", "offset": "-1", "replica": "full"})
-        middle = start
-        for number in range(60):
-            await asyncio.to_thread(database.execute, f"UPDATE things SET n = {number + 1} WHERE id = {number % 5 + 1}")
-            if number == 20:
-                _, middle = await read_on(service, start)
+        await asyncio.to_thread(update, database, range(21))
+        _, middle = await read_on(service, start)
+        await asyncio.to_thread(update, database, range(21, 60))
 
         async def is_compacted() -> bool:
             return bool(
