@@ -11,6 +11,8 @@ STAMPS      := .stamps
 BIN         := $(VENV)/bin
 PYTEST      := $(BIN)/python -m pytest
 SEED        ?=
+COUNT       ?= 5000
+FROM        ?= 100000
 # Tests run in this many processes at once; those that share a server stay together. WORKERS=0 runs them one by one.
 WORKERS     ?= 3
 PARALLEL    := -n $(WORKERS) --dist loadscope
@@ -49,8 +51,8 @@ pg: $(STAMPS)/dev ## the suites on real Postgres
 e2e: $(STAMPS)/wheel $(STAMPS)/dev $(STAMPS)/node ## the installed command and published clients, as a user runs them
 	PENSTOCK_TEST_PYTHON=$(CURDIR)/$(WHEEL_VENV)/bin/python $(PYTEST) tests/e2e -q
 
-sim: $(STAMPS)/dev ## simulated histories: many, or one with SEED=n
-	PENSTOCK_SEED=$(SEED) $(PYTEST) tests/simulation -q --hypothesis-profile=long
+sim: $(STAMPS)/dev ## simulated histories: COUNT of them FROM a seed on, or one with SEED=n
+	$(BIN)/python tests/simulate.py $(if $(SEED),--seed $(SEED),--count $(COUNT) --from $(FROM))
 
 soak: $(STAMPS)/dev ## hundreds of kills under load on real Postgres
 	PENSTOCK_KILLS=$${PENSTOCK_KILLS:-500} $(PYTEST) tests/integration/service/test_service_kill.py -q --timeout=7200
