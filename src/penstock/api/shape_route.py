@@ -90,7 +90,7 @@ class ShapeRoute:
         """
         Find the answer, however long the contract allows that to take.
         """
-        dialogue = self.begin(request, if_none_match)
+        dialogue = self.begin(request, if_none_match, asyncio.get_running_loop().time())
         with contextlib.closing(dialogue):
             step = next(dialogue)
             while True:
@@ -111,12 +111,11 @@ class ShapeRoute:
                         except FileNotFoundError:
                             step = dialogue.send(None)
 
-    def begin(self, request: LogRequest, if_none_match: list[bytes]) -> Dialogue:
+    def begin(self, request: LogRequest, if_none_match: list[bytes], started: float) -> Dialogue:
         """
-        Begin the dialogue that leads to the answer.
+        Begin the dialogue that leads to the answer to a request that came at this moment.
         """
-        now = asyncio.get_running_loop().time()
-        return converse(self.planner, request, if_none_match, now, self._world.moment)
+        return converse(self.planner, request, if_none_match, started, self._world.moment)
 
     def open_files(self, answer: Answer, request: ShapeRequest) -> OpenBody:
         """

@@ -17,10 +17,37 @@ from penstock.api import params, subset
 from penstock.api.gate import Gate
 from penstock.api.params import LogRequest
 from penstock.api.plan import Answer
+from penstock.shapes.reading import OpenReply
 
 KNOWN_QUERIES_MAX: Final = 4_096
 KNOWN_QUERY_BYTES_MAX: Final = 2_048
 """Longer ones are checked each time."""
+
+
+class LastAnswer:
+    """
+    What a plain request was answered last. It depends on nothing but the reply and what is compared here.
+    """
+
+    __slots__ = ("_is_head", "_keep_alive", "_origin", "_reply", "data")
+
+    def __init__(self, reply: OpenReply, origin: bytes, *, is_head: bool, keep_alive: bool, data: bytes) -> None:
+        self._reply: Final = reply
+        self._origin: Final = origin
+        self._is_head: Final = is_head
+        self._keep_alive: Final = keep_alive
+        self.data: Final = data
+
+    def fits(self, reply: OpenReply, origin: bytes, *, is_head: bool, keep_alive: bool) -> bool:
+        """
+        Tell whether this is the answer again.
+        """
+        return (
+            self._is_head == is_head
+            and self._keep_alive == keep_alive
+            and self._origin == origin
+            and self._reply == reply
+        )
 
 
 class KnownQuery:
@@ -30,13 +57,15 @@ class KnownQuery:
     Attributes:
         handle: as the client sent it, for admission.
         request: what it asks for.
+        last: what it was answered last.
     """
 
-    __slots__ = ("handle", "request")
+    __slots__ = ("handle", "last", "request")
 
     def __init__(self, handle: str | None, request: LogRequest) -> None:
         self.handle: Final = handle
         self.request: Final = request
+        self.last: LastAnswer | None = None
 
 
 class KnownQueries:

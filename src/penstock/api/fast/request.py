@@ -32,7 +32,7 @@ from penstock.api.admission import Permit
 from penstock.api.dialogue import Ask, Dialogue, News, Nothing, Step, Wait
 from penstock.api.fast import render
 from penstock.api.fast.hub import Hub
-from penstock.api.fast.queries import KnownQuery
+from penstock.api.fast.queries import KnownQuery, LastAnswer
 from penstock.api.fast.sending import Sending, make_sending
 from penstock.api.files import OpenBody
 from penstock.api.live import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, Question
@@ -40,7 +40,7 @@ from penstock.api.plan import Answer, Stream
 from penstock.api.settings import SSE_KEEPALIVE_S, SSE_LIFE_S
 from penstock.errors import ConnectionLostError
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import OpenReply, Rotated
+from penstock.shapes.reading import InlinePiece, Opened, OpenReply, Rotated
 from penstock.wire import names
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class FastRequest:
     __slots__ = (
         "_after",
         "_ask",
+        "_asked",
         "_body",
         "_connection",
         "_dialogue",
@@ -108,6 +109,7 @@ class FastRequest:
         "_request_id",
         "_retry_delay_s",
         "_sending",
+        "_started",
         "_state",
         "_until",
         "disconnected",
@@ -147,6 +149,8 @@ class FastRequest:
         self._dialogue: Dialogue | None = None
         self._question: Question[OpenReply] | Question[News] | None = None
         self._ask: Ask | None = None
+        self._asked: OpenReply | None = None
+        self._started = 0.0
         self._retry_delay_s = RETRY_DELAY_S_MIN
         self._until = 0.0
         self._handle = ""
@@ -162,14 +166,16 @@ class FastRequest:
         """
         app = self._hub.app
         app.under_way.add(self)
+        self._started = self._hub.loop.time()
         is_joining = app.route.shared.is_asking(self._known.request.shape)
         permit = app.gate.admit(self._known.handle, is_joining=is_joining)
         if isinstance(permit, Answer):
             self._guard(permit)
             return
         self._permit = permit
-        self._dialogue = app.route.begin(self._known.request, self._if_none_match)
-        self._guard(next(self._dialogue))
+        # Every dialogue begins so; it is made when the answer to this is not known yet.
+        self._hub.deadlines.arm_in(self._connection, self._hub.settings.open_timeout_s)
+        self._question = app.route.shared.join_open(self._known.request.shape, self)
 
     def stop(self) -> None:
         """
@@ -230,7 +236,8 @@ class FastRequest:
         self._hub.app.route.take_note(self._known.request.shape, answer)
         assert self._permit is not None
         self._permit.become_existing()
-        self._resume(answer)
+        if not self._write_again(answer):
+            self._resume(answer)
 
     def failed(self, error: BaseException) -> None:
         """
@@ -240,6 +247,8 @@ class FastRequest:
         if not isinstance(error, ConnectionLostError) or self._state is not State.ASKING:
             self._fail(error)
             return
+        if self._dialogue is None:
+            self._begin_dialogue()
         assert self._ask is not None
         now = self._hub.loop.time()
         if now + self._retry_delay_s >= self._ask.until:
@@ -251,10 +260,17 @@ class FastRequest:
 
     # --- following the dialogue --------------------------------------------------------------------------------------
 
+    def _begin_dialogue(self) -> Dialogue:
+        begun = self._hub.app.route.begin(self._known.request, self._if_none_match, self._started)
+        first = next(begun)
+        assert isinstance(first, Ask)
+        self._ask = first
+        self._dialogue = begun
+        return begun
+
     def _resume(self, reply: dialogue.Reply) -> None:
-        assert self._dialogue is not None
         try:
-            step = self._dialogue.send(reply)
+            step = (self._dialogue or self._begin_dialogue()).send(reply)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client learns nothing and the log everything
             self._fail(error)
             return
@@ -318,6 +334,7 @@ class FastRequest:
                 return
             bytes_count = body.bytes_count
         rest = self._render_rest(answer, bytes_count)
+        asked = self._asked
         is_bodiless = self._is_head or answer.status in heads.BODILESS
         if isinstance(body, OpenBody) and (is_bodiless or bytes_count <= SMALL_BODY_BYTES_MAX):
             with body:
@@ -327,7 +344,28 @@ class FastRequest:
             return
         else:
             data = b"" if is_bodiless else body
+        if asked is not None and answer.status == 200 and len(data) <= JOINED_BYTES_MAX:
+            self._known.last = LastAnswer(
+                asked, self._origin, is_head=self._is_head, keep_alive=self.keep_alive, data=rest + data
+            )
         self._write(answer.status, rest, data)
+
+    def _write_again(self, reply: OpenReply) -> bool:
+        """
+        Write what a plain request was answered last, when the engine says the same again; False when it does not.
+        """
+        request = self._known.request
+        self._asked = None
+        if request.shape.is_live or request.shape.offset is None or self._if_none_match:
+            return False
+        last = self._known.last
+        if last is None or not last.fits(reply, self._origin, is_head=self._is_head, keep_alive=self.keep_alive):
+            # Not what lies in files: they may be gone by the next time.
+            if isinstance(reply, Opened) and all(isinstance(piece, InlinePiece) for piece in reply.range.pieces):
+                self._asked = reply
+            return False
+        self._write(200, last.data, b"")
+        return True
 
     def _render_rest(self, answer: Answer, bytes_count: int | None, *more: plan.Header) -> bytes:
         headers = heads.rest(
