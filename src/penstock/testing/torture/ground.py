@@ -160,8 +160,9 @@ class Ground:
         async with self.connected() as connection:
             start = end = await _position(connection)
             while end < start + bytes_count:
-                self._number += 1000
-                await connection.execute(statement, (self._number, word))
+                # Others take numbers meanwhile: these are taken first.
+                first, self._number = self._number, self._number + 1000
+                await connection.execute(statement, (first, word))
                 end = await _position(connection)
             return end
 
