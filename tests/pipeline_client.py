@@ -15,7 +15,7 @@ from penstock.shapes.definition import Replica
 from penstock.shapes.offset import BEFORE_ALL, LogOffset
 from penstock.shapes.reading import Opened, OpenReply, Refused, Rotated, ShapeRequest
 from penstock.testing.simulation.disk import read_range
-from penstock.testing.simulation.machine import Machine
+from penstock.testing.simulation.machine import EngineRole, Machine
 
 T = TypeVar("T")
 
@@ -212,13 +212,19 @@ class Reader:
             done, _ = await asyncio.wait([task], timeout=WAIT_S)
         finally:
             task.cancel()
-        if task not in done or task.cancelled():
+        if not done:
             return None
-        if role.life.is_over or role.stopping.is_set():
+        if task.cancelled():
+            return None
+        if _has_ended(role):
             # A process that ends may answer anything, or nothing: its socket is gone by then.
             task.exception()
             return None
         return task.result()
+
+
+def _has_ended(role: EngineRole) -> bool:
+    return role.life.is_over or role.stopping.is_set()
 
 
 def expected(

@@ -12,6 +12,7 @@ import errno
 import logging
 import multiprocessing
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -875,7 +876,9 @@ def live(plan: Plan, folder: Path) -> Outcome:
     machine = Machine(
         loop, settings, postgres, VirtualDisk(str(folder)), ControlFile(), limits={"segment_bytes_max": 3000}
     )
-    with installed(machine), ExitStack() as stack:
+    with warnings.catch_warnings(), installed(machine), ExitStack() as stack:
+        # What was about to begin when its process was killed never does.
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
         history = History(plan, machine)
         stack.enter_context(_voids_told(history.voided))
 

@@ -76,15 +76,16 @@ async def tell(store: _Store, call: tuple[Any, ...], epoch: int) -> object:
             case "create":
                 return await store.create(f"handle-{args[0]}", args[0], DEFINITION, args[1])
             case "tombstone":
-                return await store.tombstone(args[0], args[1], EndLsn(args[2]))
+                await store.tombstone(args[0], args[1], EndLsn(args[2]))
             case "checkpoint":
-                return await store.checkpoint(EndLsn(args[0]), args[1])
+                await store.checkpoint(EndLsn(args[0]), args[1])
             case "begin_epoch":
-                return await store.begin_epoch(epoch, EndLsn(args[1]), args[2])
+                await store.begin_epoch(epoch, EndLsn(args[1]), args[2])
             case _:
-                return await getattr(store, name)(*args)
+                await getattr(store, name)(*args)
     except ShapeError as error:
         return error.message
+    return None
 
 
 async def follow(calls: list[tuple[Any, ...]], stores: list[Any]) -> list[object]:

@@ -151,6 +151,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         chance: what everything is drawn from.
         failures: what was raised where nobody could catch it.
         turns: how many callbacks have run.
+        start_aside: has a call made in a virtual thread; set by whoever has such.
     """
 
     def __init__(self, chance: Random) -> None:
@@ -161,6 +162,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self.chance: Final = chance
         self.failures: Final[list[str]] = []
         self.turns = 0
+        self.start_aside: Callable[[Callable[[], None]], None] | None = None
         self.hub: greenlet.greenlet = greenlet.getcurrent()
         self._now = 0.0
         self._number = 0
@@ -239,8 +241,6 @@ class SimulationLoop(asyncio.BaseEventLoop):
         """
         Make a call that may wait, in a virtual thread of its own.
         """
-        from penstock.testing.simulation.threads import Thread  # noqa: PLC0415 - threads stand on this module
-
         del executor
         future: asyncio.Future[T] = self.create_future()
 
@@ -252,7 +252,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
             else:
                 self.call_soon(_succeed, future, result)
 
-        Thread(target=run, name="executor", daemon=True).start()
+        assert self.start_aside is not None
+        self.start_aside(run)
         return future
 
     def run_forever(self) -> None:

@@ -152,6 +152,7 @@ class Machine:
     receiver: ReceiverRole | None = None
     was_ready: bool = False
     is_supervised: bool = True
+    is_stopping: bool = False
     lives: list[Life] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -159,6 +160,7 @@ class Machine:
         Make what the roles share.
         """
         self.board = VirtualBoard()
+        self.loop.start_aside = lambda call: threads.Thread(target=call, name="executor").start()
         self.sql = VirtualSql(self.postgres, SqlTrouble())
 
     @property
@@ -179,8 +181,10 @@ class Machine:
 
     def start(self) -> None:
         """
-        Start whatever does not run.
+        Start whatever does not run; nothing while a stop is under way, because who leaves still holds the folder.
         """
+        if self.is_stopping:
+            return
         if self.engine is None:
             self.start_engine()
         if self.receiver is None:
@@ -288,6 +292,8 @@ class Machine:
         """
         self.kill_engine()
         self.kill_receiver()
+        for life in self.lives:
+            life.kill()
         self.disk.power_cut(self.chance)
         self.control.power_cut()
         self.board = VirtualBoard()
@@ -296,6 +302,15 @@ class Machine:
         """
         Stop both roles as a person does.
         """
+        if self.is_stopping:
+            return
+        self.is_stopping = True
+        try:
+            await self._stop()
+        finally:
+            self.is_stopping = False
+
+    async def _stop(self) -> None:
         engine, receiver = self.engine, self.receiver
         self.engine = self.receiver = None
         if engine is not None:

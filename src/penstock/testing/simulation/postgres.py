@@ -19,7 +19,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from penstock.errors import ConnectionLostError, SourceError
 from penstock.postgres.lsn import CommitLsn, EndLsn, InsertLsn
@@ -528,6 +528,9 @@ class Link:
     The client's side of a connection; see `penstock.replication.link.Link`.
     """
 
+    server: ClassVar[VirtualPostgres]
+    """Which one answers; there is one machine at a time."""
+
     def __init__(self, session: Session, waiter: VirtualWaiter) -> None:
         """
         Take over an accepted connection.
@@ -546,7 +549,7 @@ class Link:
         Connect.
         """
         del conninfo, clock, timeout_s
-        server = waiter.server
+        server = cls.server
         _round_trip(server, waiter)
         if not server.is_up or server.wire.is_refusing:
             raise ConnectionLostError("the server does not accept connections")

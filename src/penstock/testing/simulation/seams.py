@@ -137,7 +137,7 @@ def installed(machine: Machine) -> Iterator[None]:
                 if default in clocks:
                     undo.append(_later(defaults.__setitem__, name, default))
                     defaults[name] = clocks[default]
-        VirtualWaiter.server = machine.postgres
+        Link.server = machine.postgres
         VirtualWaiter.descriptors = {}
         yield
     finally:

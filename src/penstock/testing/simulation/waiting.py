@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from penstock.errors import ConnectionLostError
 from penstock.replication.waiting import StopRequestedError
 from penstock.testing.simulation.threads import Thread, current_thread
-
-if TYPE_CHECKING:
-    from penstock.testing.simulation.postgres import VirtualPostgres
 
 T = TypeVar("T")
 
@@ -58,12 +55,11 @@ class VirtualWaiter:
     The waits of one thread.
     """
 
-    server: VirtualPostgres
     descriptors: dict[int, Descriptor]
 
     def __init__(self) -> None:
         """
-        Use the server and descriptors of the class, which a machine makes for itself.
+        Use the descriptors of the class, which a machine makes for itself.
         """
         self.is_stopping = False
         self._stop: Final = Descriptor()
