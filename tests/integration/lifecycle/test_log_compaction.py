@@ -42,7 +42,8 @@ def update(database: Any, numbers: range) -> None:
 async def test_a_log_that_allows_it_is_compacted_while_clients_read(database: Any, tmp_path: Path) -> None:
     """
     A shape made with `experimental_compaction=true` sends less to whoever reads from the beginning, the same rows to
-    whoever continues from an older place, and goes on behind it, also after a restart; its neighbour stays whole.
+    whoever continues from an older place, and goes on behind it, also after a restart; its neighbour stays whole
+    (C26).
     """
     database.execute("CREATE TABLE things (id int PRIMARY KEY, n int, t text)")
     database.execute("INSERT INTO things SELECT i, 0, repeat('x', 40) FROM generate_series(1, 5) i")

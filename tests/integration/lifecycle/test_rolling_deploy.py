@@ -109,7 +109,7 @@ async def test_rolling_restarts_under_load_lose_nothing(database: Any, tmp_path:
     """
     A19: instances on one data folder replace each other under load, in order and after a kill; while the next one waits it
     serves what the owner has flushed, and nothing of its own; every client keeps its handle and its rows, and no shape is
-    given up.
+    given up (C31).
     """
     workload = Workload(database.url, seed=19, pause_s=0.02)
     await workload.create_schema()
@@ -185,7 +185,7 @@ async def test_what_a_standby_cannot_know_is_sent_away(database: Any, tmp_path: 
     """
     H24: a shape nobody has and another handle are answered 503 with `retry-after` and the reason by a standby, never 409
     or 400; data that the owner flushes reach a live request there; when the owner is killed the standby takes over with
-    the same handle.
+    the same handle (C31).
     """
     database.execute("CREATE TABLE items (id int PRIMARY KEY)")
     async with contextlib.AsyncExitStack() as instances:
