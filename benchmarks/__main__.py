@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from benchmarks import http_serving
 from benchmarks.backlog import LARGE, SMALL, measure_backlog
 from benchmarks.idle_latency import NAME as LATENCY
 from benchmarks.idle_latency import measure_idle_latency
@@ -41,6 +42,7 @@ SCENARIOS: Final = {
     ADDING: "adding and removing a shape next to many",
     MEMORY: "memory of an idle shape, of many",
     RESTART: "restart with many shapes",
+    **http_serving.NAMES,
 }
 ROWS_DEFAULT: Final = 1_000_000
 ROWS_MIN: Final = 1000
@@ -112,6 +114,8 @@ def _measure(wanted: frozenset[str], rows: int, *, single_process: bool) -> tupl
             figures += measure_initial_sync(source, rows, folder, wanted, single_process=single_process)
         if LATENCY in wanted:
             figures += measure_idle_latency(source, folder, single_process=single_process)
+        if wanted & http_serving.NAMES.keys():
+            figures += http_serving.measure_http(folder, wanted, http_serving.CLIENTS)
         return figures, source.version
 
 

@@ -397,12 +397,12 @@ class FastRequest:
         """
         Write what others who learnt the same news were written, or make it for them; False when it is too large.
         """
-        if isinstance(news.reply, Rotated) or news.body.bytes_count > SMALL_BODY_BYTES_MAX:
-            return False
         key = (self._known, self._origin, self._is_head, self.keep_alive)
         found = news.prebuilt.get(key)
         data = news.prebuilt.get(None)
         if found is None or data is None:
+            if isinstance(news.reply, Rotated) or news.body.bytes_count > SMALL_BODY_BYTES_MAX:
+                return False
             assert self._dialogue is not None
             step = self._dialogue.send(news)
             if not isinstance(step, Answer) or step.status != 200 or data is None:
