@@ -66,15 +66,15 @@ class _Store(ControlStore, Protocol):
     async def close(self, *, is_clean: bool) -> None: ...
 
 
-async def tell(store: _Store, call: tuple[Any, ...], epoch: int) -> object:
+async def tell(store: _Store, call: tuple[Any, ...], epoch: int, number: int) -> object:
     """
-    Make a call; gives what it answered, or what it raised.
+    Make a call, the so-manieth; gives what it answered, or what it raised. No two shapes have one handle.
     """
     name, *args = call
     try:
         match name:
             case "create":
-                return await store.create(f"handle-{args[0]}", args[0], DEFINITION, args[1])
+                return await store.create(f"handle-{number}", args[0], DEFINITION, args[1])
             case "tombstone":
                 await store.tombstone(args[0], args[1], EndLsn(args[2]))
             case "checkpoint":
@@ -106,7 +106,7 @@ async def follow(calls: list[tuple[Any, ...]], stores: list[Any]) -> list[object
             said.append(recovered)
             continue
         epoch += call[1] if call[0] == "begin_epoch" else 0
-        said.append(await tell(store, call, epoch))
+        said.append(await tell(store, call, epoch, len(said)))
     await store.close(is_clean=False)
     return said
 
