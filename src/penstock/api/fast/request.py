@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -31,6 +31,7 @@ from penstock.api import dialogue, heads, plan
 from penstock.api.admission import Permit
 from penstock.api.dialogue import Ask, Dialogue, News, Nothing, Step, Wait
 from penstock.api.fast import render
+from penstock.api.fast.deadlines import Expiring
 from penstock.api.fast.hub import Hub
 from penstock.api.fast.queries import KnownQuery, LastAnswer
 from penstock.api.fast.sending import Sending, make_sending
@@ -42,9 +43,6 @@ from penstock.errors import ConnectionLostError
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import InlinePiece, Opened, OpenReply, Rotated
 from penstock.wire import names
-
-if TYPE_CHECKING:
-    from penstock.api.fast.connection import FastProtocol
 
 SMALL_BODY_BYTES_MAX: Final = 256 * 1024
 """Bodies up to this size are put together in memory; larger ones go from where they are to the socket."""
@@ -70,6 +68,56 @@ class State(Enum):
     STREAMING = "streaming"
     CLOGGED = "clogged"
     DONE = "done"
+
+
+class Line(Expiring, Protocol):
+    """
+    The connection that a request came by.
+
+    Attributes:
+        transport: where the response is written.
+        server_state: uvicorn's, for the headers that all responses have.
+    """
+
+    transport: Any
+    server_state: Any
+
+    @property
+    def is_clogged(self) -> bool:
+        """
+        Whether the reader has left too much untaken.
+        """
+        ...
+
+    def drained(self) -> asyncio.Future[None] | None:
+        """
+        Give what to wait for before more is written, None when nothing.
+        """
+        ...
+
+    def forget_request(self) -> None:
+        """
+        Drop the head of a request that is parked.
+        """
+        ...
+
+    def take_long_way(self) -> None:
+        """
+        Let the application answer.
+        """
+        ...
+
+    def end_output(self) -> None:
+        """
+        Close after what has been written.
+        """
+        ...
+
+    def on_response_complete(self) -> None:
+        """
+        The response is whole.
+        """
+        ...
 
 
 class _Event:
@@ -123,7 +171,7 @@ class FastRequest:
 
     def __init__(
         self,
-        connection: FastProtocol,
+        connection: Line,
         hub: Hub,
         known: KnownQuery,
         *,
@@ -133,7 +181,7 @@ class FastRequest:
         request_id: bytes | None,
         if_none_match: list[bytes],
     ) -> None:
-        self._connection: Final = connection
+        self._connection: Final[Line] = connection
         self._hub: Final = hub
         self._known: Final = known
         self._is_head: Final = is_head
