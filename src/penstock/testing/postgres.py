@@ -374,6 +374,15 @@ class ThrowawayPostgres:
         """
         return self._bin / name
 
+    def run_tool(self, name: str, *arguments: str) -> str:
+        """
+        Run one of the server's own programs as the server's user, and give what it says.
+
+        Raises:
+            PostgresFailedError: it failed.
+        """
+        return self._run([str(self.tool_path(name)), *arguments]).stdout
+
     def _create(self) -> None:
         """
         Make the folder, the guard that removes it, and the data folder in it.
