@@ -189,6 +189,7 @@ class ShapeCatalog:
         self._current: Final[dict[bytes, ShapeEntry]] = {}
         self._key_of: Final[dict[int, bytes]] = {}
         self._creations: Final[dict[bytes, _Creation]] = {}
+        self._is_closed = False
         self._creating_on: Final[dict[int, int]] = {}
         self._resolved: Final[dict[bytes, Resolved]] = {}
         self._handle_us_max = 0
@@ -268,6 +269,12 @@ class ShapeCatalog:
         How many shapes are in the making.
         """
         return len(self._creations)
+
+    def close(self) -> None:
+        """
+        Make no more shapes: the engine is about to stop. What is asked for from now on is answered with a 503.
+        """
+        self._is_closed = True
 
     # --- serving -----------------------------------------------------------------------------------------------------
 
@@ -498,7 +505,7 @@ class ShapeCatalog:
         return resolved, creation.entry, creation
 
     def _begin_creation(self, resolved: Resolved, *, is_compacting: bool) -> _Creation:
-        if len(self._creations) >= self._limits.snapshot_count_max:
+        if self._is_closed or len(self._creations) >= self._limits.snapshot_count_max:
             raise RequestError(503, _CANNOT_CREATE, retry_after_s=1)
         self._sheds.refuse(resolved.definition.canonical())
         creation = self._creations[resolved.key] = _Creation(is_compacting=is_compacting)

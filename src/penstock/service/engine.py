@@ -431,6 +431,7 @@ class Engine:
         """
         self._is_draining = True
         self._is_active.clear()
+        self.consumers.catalog.close()
         settler = self.consumers.settler
         await settler.settle_all()
         try:

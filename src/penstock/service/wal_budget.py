@@ -125,7 +125,9 @@ class WalBudget:
         Look once.
         """
         try:
-            rows = await self._pool.query(_QUERY.format(slot=quote_literal(self._settings.slot_name), old_s=self._old_s))
+            rows = await self._pool.query(
+                _QUERY.format(slot=quote_literal(self._settings.slot_name), old_s=self._old_s)
+            )
             self._take(rows)
         except SourceError:
             # The connection itself tells that the database is away; what was known is out of date.

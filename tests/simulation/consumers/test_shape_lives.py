@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from consumer_kit import DESCRIPTION, ITEMS, SMALL, Engine, World, expected, materialise, row, until, whole
@@ -332,6 +333,22 @@ def test_a_failed_snapshot_is_told_and_the_next_request_starts_afresh(
         await engine.quiesce()
         assert [number for number, _ in world.control.tombstones] == [1]
         assert set(world.control.rows) == {2}
+
+    tell(story)
+
+
+def test_an_engine_that_stops_makes_no_more_shapes() -> None:
+    """
+    Whoever asks for a new one is told to try again, and nothing of it exists; those that are there are served.
+    """
+
+    async def story(world: World, engine: Engine) -> None:
+        opened = await open_shape(engine)
+        engine.stage.catalog.close()
+        reply = await engine.stage.catalog.open(whole(where="id > 1"))
+        assert reply == Refused(503, "Failed to create shape, please retry", retry_after_s=1)
+        assert (await open_shape(engine)).handle == opened.handle
+        assert set(world.control.rows) == {1}
 
     tell(story)
 
@@ -784,7 +801,7 @@ def test_a_transaction_too_large_for_a_shape_rotates_it() -> None:
         transaction = world.database.commit([("insert", None, row(number)) for number in range(20)])
         first, *_ = transaction.fragments()
         assert isinstance(first, Fragment)
-        engine.collector.handle([replace(first, end=None)], 0.0)
+        engine.collector.handle([msgspec.structs.replace(first, end=None)], 0.0)
         assert only(engine).condemned == "a transaction holds more than 500 bytes for the shape"
 
     tell(story, replace(SMALL, open_bytes_max=500))
