@@ -243,7 +243,7 @@ class FlushTracker:
                 self._enter(entry)
                 continue
             entry.register(commit, ends_at, now)
-            if ends_at is not None and entry.flushed >= ends_at:
+            if ends_at is not None and entry.flushed >= ends_at and incarnation not in self._unrouted:
                 # Reported while the transaction was half-way here.
                 del entries[incarnation]
                 self._end(entry)

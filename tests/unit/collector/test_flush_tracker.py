@@ -235,6 +235,20 @@ def test_who_is_routed_no_more_holds_the_boundary_until_the_tombstone() -> None:
     assert boundary(tracker) == 1_210
 
 
+def test_a_transaction_that_ends_lets_nobody_go_who_is_routed_no_more() -> None:
+    """Also one whose files were found ahead of the stream: it is given up half-way, and misses what comes behind that."""
+    tracker = FlushTracker(EndLsn(1_000))
+    tracker.handle_shape_added(1, 0.0)
+    assert tracker.start_owing(1, EndLsn(1_110), 0.0)
+    tracker.handle_txn_fragment(CommitLsn(1_100), [1], None, 0.0)
+    tracker.handle_shape_unrouted(1, 0.0)
+    tracker.handle_txn_fragment(CommitLsn(1_100), [1], EndLsn(1_110), 0.0)
+    commit(tracker, 1_200)
+    assert boundary(tracker) == 1_110
+    tracker.handle_shape_removed(1)
+    assert boundary(tracker) == 1_210
+
+
 def test_only_who_owes_can_hold() -> None:
     """A shape that a crash makes void anyway, or one that nobody knows, is let go at once."""
     tracker = tracker_with()
