@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from penstock.errors import InvalidShapeError
 from penstock.postgres.relation import Column
-from penstock.where import datetimes, numbers
+from penstock.where import datetime_fields, numbers
 from penstock.where.facts import DatabaseFacts
 from penstock.where.failures import EvaluationError
 from penstock.where.functions import (
@@ -927,9 +927,9 @@ class Checker:
             elif type_ == "timestamptz":
                 known = "epoch" if word.lower() == "epoch" and overload.name != "date_trunc" else None
             elif overload.name == "date_trunc":
-                known = datetimes.known_truncation(word, type_) if type_ in {"timestamp", "interval"} else None
+                known = datetime_fields.known_truncation(word, type_) if type_ in {"timestamp", "interval"} else None
             elif type_ in {"date", "time", "timestamp", "interval"}:
-                known = datetimes.known_field(word, type_)
+                known = datetime_fields.known_field(word, type_)
         if known is None:
             raise self._no_function(overload.name, len(args), at)
         return [Const("text", known, first.at), *args[1:]]

@@ -3,14 +3,14 @@ Dates, times and intervals as Postgres computes them, over all of its range: 471
 
 A date is the number of days since 2000-01-01, a timestamp the microseconds since then (of UTC for a timestamptz), a time
 the microseconds since midnight, an interval `(months, days, microseconds)`. Infinities are the same extreme integers
-that Postgres uses, so that comparing numbers compares values. Pure.
+that Postgres uses, so that comparing numbers compares values.
+
+Owns these values, the calendar and arithmetic; their texts are in `datetime_texts`, their fields in `datetime_fields`. Pure.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from decimal import Decimal
 from typing import Final, NamedTuple
 
 from penstock.where.failures import EvaluationError
@@ -23,13 +23,13 @@ DATE_INFINITY: Final = 2**31 - 1
 DATE_MINUS_INFINITY: Final = -(2**31)
 INFINITY: Final = 2**63 - 1
 MINUS_INFINITY: Final = -(2**63)
-_DATE_MIN: Final = -2_451_545  # 4714-11-24 BC
-_DATE_END: Final = 2_145_031_949  # after 5874897-12-31
+DATE_MIN: Final = -2_451_545  # 4714-11-24 BC
+DATE_END: Final = 2_145_031_949  # after 5874897-12-31
 _TIMESTAMP_MIN: Final = -211_813_488_000_000_000
 _TIMESTAMP_END: Final = 9_223_371_331_200_000_000
 _INT4_MAX: Final = 2**31 - 1
 _INT8_MAX: Final = 2**63 - 1
-_EPOCH_DAYS: Final = -10_957  # 1970-01-01
+EPOCH_DAYS: Final = -10_957  # 1970-01-01
 
 
 class Interval(NamedTuple):
@@ -58,6 +58,25 @@ def is_finite_interval(value: Interval) -> bool:
     Tell whether it is neither infinity.
     """
     return value not in {INTERVAL_INFINITY, INTERVAL_MINUS_INFINITY}
+
+
+def make_interval(months: int, days: int, us: int) -> Interval:
+    """
+    Make an interval whose parts fit.
+    """
+    fits = -_INT4_MAX - 1 <= months <= _INT4_MAX and -_INT4_MAX - 1 <= days <= _INT4_MAX
+    if not fits or not -_INT8_MAX - 1 <= us <= _INT8_MAX:
+        raise EvaluationError("interval out of range")
+    return Interval(months, days, us)
+
+
+def check_timestamp(value: int) -> int:
+    """
+    Refuse what no timestamp reaches; gives the value back.
+    """
+    if not _TIMESTAMP_MIN <= value < _TIMESTAMP_END:
+        raise EvaluationError("timestamp out of range")
+    return value
 
 
 # --- the calendar ----------------------------------------------------------------------------------------------------
@@ -102,301 +121,6 @@ def month_days(year: int, month: int) -> int:
     return 30 if month in {4, 6, 9, 11} else 31
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
-
-_DATE: Final = r"(\d{4,7})-(\d\d)-(\d\d)"
-_TIME: Final = r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?"
-_DATE_TEXT: Final = re.compile(rf"{_DATE}( BC)?", re.ASCII)
-_TIME_TEXT: Final = re.compile(_TIME, re.ASCII)
-_CLOCK_TEXT: Final = re.compile(rf"{_TIME} ?([AP]M)", re.ASCII | re.IGNORECASE)
-_TIMESTAMP_TEXT: Final = re.compile(rf"{_DATE}[ T]{_TIME}( BC)?", re.ASCII)
-_TIMESTAMPTZ_TEXT: Final = re.compile(
-    rf"{_DATE}[ T]{_TIME} ?(?:([+-])(\d\d)(?::?(\d\d)(?::(\d\d))?)?|[Zz])( BC)?", re.ASCII
-)
-_SPACE: Final = " \t\n\r\f\v"
-
-
-def _days(year: str, month: str, day: str, before_christ: str | None) -> int:
-    number, of_year, of_month = int(year), int(month), int(day)
-    if number == 0 or not 1 <= of_year <= 12:
-        raise EvaluationError("no such date")
-    if before_christ:
-        number = 1 - number
-    if not 1 <= of_month <= month_days(number, of_year):
-        raise EvaluationError("no such date")
-    return days_from_civil(number, of_year, of_month)
-
-
-def _clock(hour: str, minute: str, second: str, fraction: str | None) -> int:
-    hours, minutes, seconds = int(hour), int(minute), int(second)
-    us = int(fraction.ljust(6, "0")) if fraction else 0
-    total = hours * HOUR_US + minutes * MINUTE_US + seconds * SECOND_US + us
-    if minutes > 59 or seconds > 59 or total > DAY_US:
-        raise EvaluationError("no such time")
-    return total
-
-
-def parse_date(text: str) -> int:
-    """
-    Read an ISO date, `epoch` or an infinity.
-    """
-    match = _DATE_TEXT.fullmatch(text)
-    if match:
-        days = _days(*match.groups())
-        if not _DATE_MIN <= days < _DATE_END:
-            raise EvaluationError("date out of range")
-        return days
-    special = {"infinity": DATE_INFINITY, "-infinity": DATE_MINUS_INFINITY, "epoch": _EPOCH_DAYS}
-    word = text.strip(_SPACE)
-    if word.lower() in special:
-        return special[word.lower()]
-    if word != text:
-        return parse_date(word)
-    raise EvaluationError("not a date")
-
-
-def parse_time(text: str) -> int:
-    """
-    Read an ISO time with seconds, or one with AM or PM.
-    """
-    match = _TIME_TEXT.fullmatch(text)
-    if match:
-        return _clock(*match.groups())
-    match = _CLOCK_TEXT.fullmatch(text)
-    if match:
-        hour, minute, second, fraction, half = match.groups()
-        if not 1 <= int(hour) <= 12:
-            raise EvaluationError("not a time")
-        return _clock(str(int(hour) % 12 + (12 if half.upper() == "PM" else 0)), minute, second, fraction)
-    word = text.strip(_SPACE)
-    if word != text:
-        return parse_time(word)
-    raise EvaluationError("not a time")
-
-
-def _check_timestamp(value: int) -> int:
-    if not _TIMESTAMP_MIN <= value < _TIMESTAMP_END:
-        raise EvaluationError("timestamp out of range")
-    return value
-
-
-_SPECIAL: Final = {"infinity": INFINITY, "-infinity": MINUS_INFINITY, "epoch": _EPOCH_DAYS * DAY_US}
-
-
-def parse_timestamp(text: str) -> int:
-    """
-    Read an ISO timestamp, `epoch` or an infinity.
-    """
-    match = _TIMESTAMP_TEXT.fullmatch(text)
-    if match:
-        year, month, day, hour, minute, second, fraction, before_christ = match.groups()
-        us = _days(year, month, day, before_christ) * DAY_US + _clock(hour, minute, second, fraction)
-        return _check_timestamp(us)
-    word = text.strip(_SPACE)
-    if word.lower() in _SPECIAL:
-        return _SPECIAL[word.lower()]
-    if word != text:
-        return parse_timestamp(word)
-    raise EvaluationError("not a timestamp")
-
-
-def parse_timestamptz(text: str) -> int:
-    """
-    Read an ISO timestamp with an offset from UTC or `Z`, `epoch` or an infinity.
-    """
-    match = _TIMESTAMPTZ_TEXT.fullmatch(text)
-    if match:
-        year, month, day, hour, minute, second, fraction, sign, hours, minutes, seconds, before_christ = match.groups()
-        us = _days(year, month, day, before_christ) * DAY_US + _clock(hour, minute, second, fraction)
-        if sign:
-            if int(hours) > 15 or int(minutes or 0) > 59 or int(seconds or 0) > 59:
-                raise EvaluationError("no such offset from UTC")
-            offset = int(hours) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
-            us -= (offset if sign == "+" else -offset) * SECOND_US
-        return _check_timestamp(us)
-    word = text.strip(_SPACE)
-    if word.lower() in _SPECIAL:
-        return _SPECIAL[word.lower()]
-    if word != text:
-        return parse_timestamptz(word)
-    raise EvaluationError("not a timestamp with an offset")
-
-
-_NUMBER: Final = r"([+-]?\d+(?:\.\d*)?)"
-_ISO_INTERVAL: Final = re.compile(
-    r"P(?=[-+\dT])(?:([+-]?\d+)Y)?(?:([+-]?\d+)M)?(?:([+-]?\d+)W)?(?:([+-]?\d+)D)?"
-    r"(?:T(?=[-+\d])(?:([+-]?\d+)H)?(?:([+-]?\d+)M)?(?:([+-]?)(\d+)(?:\.(\d{1,6}))?S)?)?",
-    re.ASCII,
-)
-_WORD: Final = re.compile(r"([+-]?)(\d+)(?:\.(\d{1,6}))?\s*([a-z]+)", re.ASCII)
-_CLOCK: Final = re.compile(r"([+-]?)(\d{1,10}):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?", re.ASCII)
-_MONTH_UNITS: Final = {
-    "year": 12, "years": 12, "y": 12, "yr": 12, "yrs": 12,
-    "mon": 1, "mons": 1, "month": 1, "months": 1,
-    "decade": 120, "decades": 120, "century": 1200, "centuries": 1200, "millennium": 12000, "millennia": 12000,
-}  # fmt: skip
-_DAY_UNITS: Final = {"day": 1, "days": 1, "d": 1, "week": 7, "weeks": 7, "w": 7}
-_TIME_UNITS: Final = {
-    "hour": HOUR_US, "hours": HOUR_US, "h": HOUR_US, "hr": HOUR_US, "hrs": HOUR_US,
-    "minute": MINUTE_US, "minutes": MINUTE_US, "min": MINUTE_US, "mins": MINUTE_US, "m": MINUTE_US,
-    "second": SECOND_US, "seconds": SECOND_US, "sec": SECOND_US, "secs": SECOND_US, "s": SECOND_US,
-}  # fmt: skip
-
-
-def make_interval(months: int, days: int, us: int) -> Interval:
-    """
-    Make an interval whose parts fit.
-    """
-    fits = -_INT4_MAX - 1 <= months <= _INT4_MAX and -_INT4_MAX - 1 <= days <= _INT4_MAX
-    if not fits or not -_INT8_MAX - 1 <= us <= _INT8_MAX:
-        raise EvaluationError("interval out of range")
-    return Interval(months, days, us)
-
-
-def _digits_us(sign: str, whole: str, fraction: str | None) -> int:
-    us = int(whole) * SECOND_US + (int(fraction.ljust(6, "0")) if fraction else 0)
-    return -us if sign == "-" else us
-
-
-def parse_interval(text: str) -> Interval:
-    """
-    Read an interval in ISO 8601 form with designators, or as numbers with units and a clock.
-
-    Fractions of anything but seconds are refused: they cascade.
-    """
-    match = _ISO_INTERVAL.fullmatch(text)
-    if match:
-        years, months, weeks, days, hours, minutes, sign, whole, fraction = match.groups()
-        us = int(hours or 0) * HOUR_US + int(minutes or 0) * MINUTE_US
-        if whole is not None:
-            us += _digits_us(sign, whole, fraction)
-        return make_interval(int(years or 0) * 12 + int(months or 0), int(weeks or 0) * 7 + int(days or 0), us)
-    word = text.strip(_SPACE).lower()
-    if word == "infinity":
-        return INTERVAL_INFINITY
-    if word == "-infinity":
-        return INTERVAL_MINUS_INFINITY
-    return _parse_verbose_interval(word)
-
-
-def _parse_verbose_interval(word: str) -> Interval:
-    months = days = us = 0
-    seen: set[str] = set()
-    is_ago = word.endswith(" ago")
-    rest = word.removesuffix(" ago").removeprefix("@").strip(_SPACE)
-    if not rest:
-        raise EvaluationError("not an interval")
-    while rest:
-        if clock := _CLOCK.match(rest):
-            if "clock" in seen or int(clock[3]) > 59 or int(clock[4] or 0) > 59:
-                raise EvaluationError("not an interval")
-            seen.add("clock")
-            value = int(clock[2]) * HOUR_US + int(clock[3]) * MINUTE_US + _digits_us("", clock[4] or "0", clock[5])
-            us += -value if clock[1] == "-" else value
-            rest = rest[clock.end() :].lstrip(_SPACE)
-            if rest and (is_ago or not seen.isdisjoint({"after"})):
-                raise EvaluationError("not an interval")
-            continue
-        part = _WORD.match(rest)
-        if part is None or part[4] in seen:
-            raise EvaluationError("not an interval")
-        sign, whole, fraction, unit = part.groups()
-        number = -int(whole) if sign == "-" else int(whole)
-        seen.add(unit)
-        if unit in _TIME_UNITS and (fraction is None or _TIME_UNITS[unit] == SECOND_US):
-            us += _digits_us(sign, whole, fraction) * (_TIME_UNITS[unit] // SECOND_US)
-        elif fraction is None and unit in _MONTH_UNITS:
-            months += number * _MONTH_UNITS[unit]
-        elif fraction is None and unit in _DAY_UNITS:
-            days += number * _DAY_UNITS[unit]
-        else:
-            raise EvaluationError("not an interval")
-        rest = rest[part.end() :].lstrip(_SPACE)
-    if is_ago:
-        months, days, us = -months, -days, -us
-    return make_interval(months, days, us)
-
-
-def _format_fraction(us: int) -> str:
-    return f".{us:06d}".rstrip("0") if us else ""
-
-
-def format_date(value: int) -> str:
-    """
-    Write a date as the session settings make Postgres write it.
-    """
-    if value == DATE_INFINITY:
-        return "infinity"
-    if value == DATE_MINUS_INFINITY:
-        return "-infinity"
-    year, month, day = civil_from_days(value)
-    return f"{year:04d}-{month:02d}-{day:02d}" if year > 0 else f"{1 - year:04d}-{month:02d}-{day:02d} BC"
-
-
-def format_time(value: int) -> str:
-    """
-    Write a time.
-    """
-    seconds, us = divmod(value, SECOND_US)
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{_format_fraction(us)}"
-
-
-def _format_timestamp(value: int, zone: str) -> str:
-    if value == INFINITY:
-        return "infinity"
-    if value == MINUS_INFINITY:
-        return "-infinity"
-    days, us = divmod(value, DAY_US)
-    date, bc, _ = format_date(days).partition(" BC")
-    return f"{date} {format_time(us)}{zone}{bc}"
-
-
-def format_timestamp(value: int) -> str:
-    """
-    Write a timestamp.
-    """
-    return _format_timestamp(value, "")
-
-
-def format_timestamptz(value: int) -> str:
-    """
-    Write a timestamptz in UTC.
-    """
-    return _format_timestamp(value, "+00")
-
-
-def format_interval(value: Interval) -> str:
-    """
-    Write an interval in the ISO 8601 form with designators.
-    """
-    if value == INTERVAL_INFINITY:
-        return "infinity"
-    if value == INTERVAL_MINUS_INFINITY:
-        return "-infinity"
-    if value == (0, 0, 0):
-        return "PT0S"
-    text = "P"
-    years, months = abs(value.months) // 12, abs(value.months) % 12
-    minus = "-" if value.months < 0 else ""
-    if years:
-        text += f"{minus}{years}Y"
-    if months:
-        text += f"{minus}{months}M"
-    if value.days:
-        text += f"{value.days}D"
-    if value.us:
-        minus = "-" if value.us < 0 else ""
-        seconds, us = divmod(abs(value.us), SECOND_US)
-        text += "T"
-        if seconds // 3600:
-            text += f"{minus}{seconds // 3600}H"
-        if seconds // 60 % 60:
-            text += f"{minus}{seconds // 60 % 60}M"
-        if seconds % 60 or us:
-            text += f"{minus}{seconds % 60}{_format_fraction(us)}S"
-    return text
-
-
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
@@ -408,7 +132,7 @@ def date_to_timestamp(value: int) -> int:
         return INFINITY
     if value == DATE_MINUS_INFINITY:
         return MINUS_INFINITY
-    return _check_timestamp(value * DAY_US)
+    return check_timestamp(value * DAY_US)
 
 
 def date_rank(value: int) -> int:
@@ -447,7 +171,7 @@ def date_plus(value: int, days: int) -> int:
     if value in {DATE_INFINITY, DATE_MINUS_INFINITY}:
         return value
     result = value + days
-    if not _DATE_MIN <= result < _DATE_END:
+    if not DATE_MIN <= result < DATE_END:
         raise EvaluationError("date out of range")
     return result
 
@@ -466,7 +190,7 @@ def date_at(date: int, time: int) -> int:
     Put a date and a time together.
     """
     start = date_to_timestamp(date)
-    return start if start in {INFINITY, MINUS_INFINITY} else _check_timestamp(start + time)
+    return start if start in {INFINITY, MINUS_INFINITY} else check_timestamp(start + time)
 
 
 def negate_interval(value: Interval) -> Interval:
@@ -517,10 +241,10 @@ def timestamp_plus(value: int, by: Interval) -> int:
         carried, index = divmod(month - 1 + by.months, 12)
         year += carried
         value = days_from_civil(year, index + 1, min(day, month_days(year, index + 1))) * DAY_US + us
-        _check_timestamp(value)
+        check_timestamp(value)
     if by.days:
-        value = _check_timestamp(value + by.days * DAY_US)
-    return _check_timestamp(value + by.us)
+        value = check_timestamp(value + by.days * DAY_US)
+    return check_timestamp(value + by.us)
 
 
 def timestamp_minus(value: int, by: Interval) -> int:
@@ -572,7 +296,10 @@ def interval_to_time(value: Interval) -> int:
     return value.us % DAY_US
 
 
-def _towards_zero(value: int, unit: int) -> tuple[int, int]:
+def towards_zero(value: int, unit: int) -> tuple[int, int]:
+    """
+    Split into whole units and the rest, both with the sign of the value.
+    """
     whole = abs(value) // unit
     whole = -whole if value < 0 else whole
     return whole, value - whole * unit
@@ -584,7 +311,7 @@ def justify_hours(value: Interval) -> Interval:
     """
     if not is_finite_interval(value):
         return value
-    whole, us = _towards_zero(value.us, DAY_US)
+    whole, us = towards_zero(value.us, DAY_US)
     days = value.days + whole
     if days > 0 and us < 0:
         us += DAY_US
@@ -601,7 +328,7 @@ def justify_days(value: Interval) -> Interval:
     """
     if not is_finite_interval(value):
         return value
-    whole, days = _towards_zero(value.days, 30)
+    whole, days = towards_zero(value.days, 30)
     months = value.months + whole
     if months > 0 and days < 0:
         days += 30
@@ -618,9 +345,9 @@ def justify_interval(value: Interval) -> Interval:
     """
     if not is_finite_interval(value):
         return value
-    whole, us = _towards_zero(value.us, DAY_US)
+    whole, us = towards_zero(value.us, DAY_US)
     days = value.days + whole
-    whole, days = _towards_zero(days, 30)
+    whole, days = towards_zero(days, 30)
     months = value.months + whole
     if months > 0 and (days < 0 or (days == 0 and us < 0)):
         days += 30
@@ -668,255 +395,3 @@ def interval_times(value: Interval, factor: float) -> Interval:
     if not -(2.0**63) <= us_float < 2.0**63:
         raise EvaluationError("interval out of range")
     return make_interval(months, days, round(us_float))
-
-
-# --- fields ----------------------------------------------------------------------------------------------------------
-
-_INFINITE_FIELDS: Final = frozenset({"year", "century", "decade", "millennium", "julian", "isoyear", "epoch"})
-_DATE_FIELDS: Final = frozenset(
-    {"century", "day", "decade", "dow", "doy", "epoch", "isodow", "isoyear", "millennium", "month", "quarter", "week"}
-) | {"year"}
-_TIME_FIELDS: Final = frozenset({"hour", "microseconds", "milliseconds", "minute", "second"})
-_PLURALS: Final = {
-    "years": "year", "months": "month", "days": "day", "hours": "hour", "minutes": "minute", "seconds": "second",
-    "weeks": "week", "quarters": "quarter", "centuries": "century", "decades": "decade", "millennia": "millennium",
-    "microsecond": "microseconds", "millisecond": "milliseconds",
-}  # fmt: skip
-_TRUNCATIONS: Final = (
-    "millennium", "century", "decade", "year", "quarter", "month", "week", "day", "hour", "minute", "second",
-    "milliseconds", "microseconds",
-)  # fmt: skip
-
-
-def known_field(name: str, type_: str) -> str | None:
-    """
-    Give a field's own name if `extract` has it for a type.
-    """
-    field = name.lower()
-    field = _PLURALS.get(field, field)
-    fields = {
-        "date": _DATE_FIELDS,
-        "time": _TIME_FIELDS | {"epoch"},
-        "timestamp": _DATE_FIELDS | _TIME_FIELDS,
-        "interval": (_TIME_FIELDS | {"epoch", "day", "month", "year", "decade", "century", "millennium"}),
-    }[type_]
-    return field if field in fields else None
-
-
-def known_truncation(name: str, type_: str) -> str | None:
-    """
-    Give a field's own name if `date_trunc` has it for a type.
-    """
-    field = name.lower()
-    field = _PLURALS.get(field, field)
-    if field not in _TRUNCATIONS or (type_ == "interval" and field == "week"):
-        return None
-    return field
-
-
-def _iso_week(days: int) -> tuple[int, int]:
-    year = civil_from_days(days - (days + 5) % 7 + 3)[0]  # the year of the week's Thursday
-    first = days_from_civil(year, 1, 4)
-    monday = first - (first + 5) % 7
-    return year, (days - monday) // 7 + 1
-
-
-def _century(year: int, years: int) -> int:
-    """
-    Count hundreds or thousands of years; the first began with the year 1, the one before it is -1.
-    """
-    return (year + years - 1) // years if year > 0 else -((years - 1 - (year - 1)) // years)
-
-
-def _extract_date(field: str, days: int) -> int:
-    year, month, day = civil_from_days(days)
-    match field:
-        case "year":
-            return year if year > 0 else year - 1
-        case "month":
-            return month
-        case "day":
-            return day
-        case "quarter":
-            return (month - 1) // 3 + 1
-        case "dow":
-            return (days + 6) % 7
-        case "isodow":
-            return (days + 5) % 7 + 1
-        case "doy":
-            return days - days_from_civil(year, 1, 1) + 1
-        case "week":
-            return _iso_week(days)[1]
-        case "isoyear":
-            iso = _iso_week(days)[0]
-            return iso if iso > 0 else iso - 1
-        case "decade":
-            return year // 10 if year >= 0 else -((8 - (year - 1)) // 10)
-        case "century":
-            return _century(year, 100)
-        case _:
-            assert field == "millennium", field
-            return _century(year, 1000)
-
-
-def _scaled(us: int, digits: int) -> Decimal:
-    return Decimal(us).scaleb(-digits)
-
-
-def _extract_time(field: str, us: int) -> Decimal:
-    match field:
-        case "hour":
-            return Decimal(us // HOUR_US)
-        case "minute":
-            return Decimal(us // MINUTE_US % 60)
-        case "second":
-            return _scaled(us % MINUTE_US, 6)
-        case "milliseconds":
-            return _scaled(us % MINUTE_US, 3)
-        case _:
-            assert field == "microseconds", field
-            return Decimal(us % MINUTE_US)
-
-
-def _extract_infinite(field: str, *, is_negative: bool) -> Decimal | None:
-    if field in _INFINITE_FIELDS:
-        return Decimal("-Infinity" if is_negative else "Infinity")
-    return None
-
-
-def extract_date(field: str, value: int) -> Decimal | None:
-    """
-    Take a field of a date; an infinite date has only those that grow for ever.
-    """
-    if value in {DATE_INFINITY, DATE_MINUS_INFINITY}:
-        return _extract_infinite(field, is_negative=value < 0)
-    if field == "epoch":
-        return Decimal((value - _EPOCH_DAYS) * 86_400)
-    return Decimal(_extract_date(field, value))
-
-
-def extract_timestamp(field: str, value: int) -> Decimal | None:
-    """
-    Take a field of a timestamp.
-    """
-    if value in {INFINITY, MINUS_INFINITY}:
-        return _extract_infinite(field, is_negative=value < 0)
-    if field == "epoch":
-        return _scaled(value - _EPOCH_DAYS * DAY_US, 6)
-    if field in _TIME_FIELDS:
-        return _extract_time(field, value % DAY_US)
-    return Decimal(_extract_date(field, value // DAY_US))
-
-
-def extract_time(field: str, value: int) -> Decimal:
-    """
-    Take a field of a time.
-    """
-    if field == "epoch":
-        return _scaled(value, 6)
-    return _extract_time(field, value)
-
-
-def extract_interval(field: str, value: Interval) -> Decimal | None:
-    """
-    Take a field of an interval.
-    """
-    if not is_finite_interval(value):
-        return _extract_infinite(field, is_negative=value.months < 0)
-    sign, us = (-1 if value.us < 0 else 1), abs(value.us)
-    months = abs(value.months)
-    months_sign = -1 if value.months < 0 else 1
-    match field:
-        case "hour":
-            return Decimal(sign * (us // HOUR_US))
-        case "minute":
-            return Decimal(sign * (us // MINUTE_US % 60))
-        case "second":
-            return _scaled(sign * (us % MINUTE_US), 6)
-        case "milliseconds":
-            return _scaled(sign * (us % MINUTE_US), 3)
-        case "microseconds":
-            return Decimal(sign * (us % MINUTE_US))
-        case "day":
-            return Decimal(value.days)
-        case "month":
-            return Decimal(months_sign * (months % 12))
-        case "year":
-            return Decimal(months_sign * (months // 12))
-        case "decade":
-            return Decimal(months_sign * (months // 120))
-        case "century":
-            return Decimal(months_sign * (months // 1200))
-        case "millennium":
-            return Decimal(months_sign * (months // 12_000))
-        case _:
-            assert field == "epoch", field
-            # A year is 365.25 days here and a month 30.
-            days = Decimal(months_sign * (months // 12)) * 1461 / 4 + months_sign * (months % 12) * 30 + value.days
-            return (_scaled(value.us, 6) + days * 86_400).quantize(Decimal("0.000001"))
-
-
-def trunc_timestamp(field: str, value: int) -> int:
-    """
-    Set everything below a field to its beginning.
-    """
-    if value in {INFINITY, MINUS_INFINITY}:
-        return value
-    units = {
-        "microseconds": 1,
-        "milliseconds": 1000,
-        "second": SECOND_US,
-        "minute": MINUTE_US,
-        "hour": HOUR_US,
-        "day": DAY_US,
-    }
-    if field in units:
-        return _check_timestamp(value - value % units[field])
-    days = value // DAY_US
-    year, month, _ = civil_from_days(days)
-    match field:
-        case "week":
-            days -= (days + 5) % 7
-        case "month":
-            days = days_from_civil(year, month, 1)
-        case "quarter":
-            days = days_from_civil(year, (month - 1) // 3 * 3 + 1, 1)
-        case "year":
-            days = days_from_civil(year, 1, 1)
-        case "decade":
-            days = days_from_civil(year // 10 * 10 if year > 0 else -((8 - (year - 1)) // 10) * 10, 1, 1)
-        case "century":
-            days = days_from_civil(_trunc_years(year, 100), 1, 1)
-        case _:
-            assert field == "millennium", field
-            days = days_from_civil(_trunc_years(year, 1000), 1, 1)
-    return _check_timestamp(days * DAY_US)
-
-
-def _trunc_years(year: int, years: int) -> int:
-    return (
-        (year + years - 1) // years * years - (years - 1)
-        if year > 0
-        else -((years - 1 - (year - 1)) // years) * years + 1
-    )
-
-
-def trunc_interval(field: str, value: Interval) -> Interval:
-    """
-    Set everything below a field of an interval to zero.
-    """
-    if not is_finite_interval(value):
-        return value
-    units = {
-        "microseconds": 1,
-        "milliseconds": 1000,
-        "second": SECOND_US,
-        "minute": MINUTE_US,
-        "hour": HOUR_US,
-    }
-    if field in units:
-        return Interval(value.months, value.days, value.us - _towards_zero(value.us, units[field])[1])
-    if field == "day":
-        return Interval(value.months, value.days, 0)
-    months = {"month": 1, "quarter": 3, "year": 12, "decade": 120, "century": 1200, "millennium": 12_000}[field]
-    return Interval(value.months - _towards_zero(value.months, months)[1], 0, 0)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from penstock.where import arrays, datetimes, documents, numbers, patterns, texts
+from penstock.where import arrays, datetime_fields, datetimes, documents, numbers, patterns, texts
 from penstock.where.facts import CaseMapping
 from penstock.where.failures import EvaluationError
 from penstock.where.tree import Collation
@@ -28,6 +28,7 @@ from penstock.where.values import COMPARISONS, INTEGERS, equality_key, formatter
 NAMES: Final[Mapping[str, object]] = {
     "A": arrays,
     "D": datetimes,
+    "F": datetime_fields,
     "J": documents,
     "N": numbers,
     "P": patterns,
@@ -221,19 +222,19 @@ def _functions() -> dict[tuple[str, tuple[str, ...]], Implementation]:
         add("isfinite", type_, "{0} not in (D.INFINITY, D.MINUS_INFINITY)")
     add("isfinite", "interval", "D.is_finite_interval({0})")
     for type_ in ("date", "time", "timestamp", "interval"):
-        add("extract", f"text {type_}", f"D.extract_{type_}({{0}}, {{1}})", may_be_null=True)
-        part = f"F_part(D.extract_{type_}({{0}}, {{1}}))"
+        add("extract", f"text {type_}", f"F.extract_{type_}({{0}}, {{1}})", may_be_null=True)
+        part = f"F_part(F.extract_{type_}({{0}}, {{1}}))"
         add("date_part", f"text {type_}", part, may_be_null=True, names={"F_part": _part})
-    add("extract", "text timestamptz", "D.extract_timestamp({0}, {1})", may_be_null=True)
+    add("extract", "text timestamptz", "F.extract_timestamp({0}, {1})", may_be_null=True)
     add(
         "date_part",
         "text timestamptz",
-        "F_part(D.extract_timestamp({0}, {1}))",
+        "F_part(F.extract_timestamp({0}, {1}))",
         may_be_null=True,
         names={"F_part": _part},
     )
-    add("date_trunc", "text timestamp", "D.trunc_timestamp({0}, {1})")
-    add("date_trunc", "text interval", "D.trunc_interval({0}, {1})")
+    add("date_trunc", "text timestamp", "F.trunc_timestamp({0}, {1})")
+    add("date_trunc", "text interval", "F.trunc_interval({0}, {1})")
     add("timezone", "text timestamp", "{1}")
     add("timezone", "text timestamptz", "{1}")
 

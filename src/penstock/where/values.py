@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from penstock.where import arrays, datetimes, documents, numbers, texts
+from penstock.where import arrays, datetime_texts, datetimes, documents, numbers, texts
 from penstock.where.failures import EvaluationError
 from penstock.where.types import element, is_array
 
@@ -125,11 +125,11 @@ _PARSE: Final[dict[str, Callable[[str], Value]]] = {
     "float4": numbers.parse_single,
     "float8": numbers.parse_double,
     "numeric": numbers.parse_numeric,
-    "date": datetimes.parse_date,
-    "time": datetimes.parse_time,
-    "timestamp": datetimes.parse_timestamp,
-    "timestamptz": datetimes.parse_timestamptz,
-    "interval": datetimes.parse_interval,
+    "date": datetime_texts.parse_date,
+    "time": datetime_texts.parse_time,
+    "timestamp": datetime_texts.parse_timestamp,
+    "timestamptz": datetime_texts.parse_timestamptz,
+    "interval": datetime_texts.parse_interval,
     "uuid": _parse_uuid,
     "jsonb": documents.parse_document,
 }
@@ -146,11 +146,11 @@ _FORMAT: Final[dict[str, Callable[[Value], str]]] = {
     "float4": numbers.format_single,
     "float8": numbers.format_double,
     "numeric": numbers.format_numeric,
-    "date": datetimes.format_date,
-    "time": datetimes.format_time,
-    "timestamp": datetimes.format_timestamp,
-    "timestamptz": datetimes.format_timestamptz,
-    "interval": datetimes.format_interval,
+    "date": datetime_texts.format_date,
+    "time": datetime_texts.format_time,
+    "timestamp": datetime_texts.format_timestamp,
+    "timestamptz": datetime_texts.format_timestamptz,
+    "interval": datetime_texts.format_interval,
     "uuid": str,
     "jsonb": documents.format_document,
 }
