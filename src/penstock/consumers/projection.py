@@ -40,7 +40,7 @@ from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Operation
 from penstock.shapes.condition import Condition, condition_of
 from penstock.shapes.definition import LogMode, Replica, ShapeDefinition
-from penstock.where.evaluate import Includes
+from penstock.where.template import Includes
 from penstock.wire.messages import headers_end, mark_last
 from penstock.wire.rows import Elements, RowEncoder, RowForm, compile_encoder
 

@@ -24,8 +24,8 @@ from penstock.errors import InvalidShapeError
 from penstock.postgres.relation import Column, RelationDescription
 from penstock.shapes.definition import ConditionBasis, ConditionColumn, ConditionEnum, ShapeColumn, ShapeDefinition
 from penstock.where.clause import Clause, compile_where
-from penstock.where.evaluate import Includes
 from penstock.where.facts import CaseMapping, DatabaseFacts, EnumType
+from penstock.where.template import Includes
 
 DESCRIPTIONS_COUNT_MAX: Final = 1024
 """Descriptions for which a condition stays bound, one for each partition in use; at the limit all are bound anew."""

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 
 from penstock.postgres.relation import Column
 from penstock.where.check import Checker
-from penstock.where.evaluate import Evaluate, Includes, Template, emit, emit_truth
+from penstock.where.evaluate import emit, emit_truth
 from penstock.where.facts import NO_FACTS, DatabaseFacts
 from penstock.where.family import Member, family_of
 from penstock.where.index_plan import IndexPlan, plan_index
 from penstock.where.normalise import normalise
 from penstock.where.parse import parse, too_deep
+from penstock.where.template import Evaluate, Includes, Template
 from penstock.where.tree import Node, columns_of
 
 

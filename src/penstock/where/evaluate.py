@@ -18,18 +18,18 @@ Invariants: a function never raises; a row on which evaluation fails gives None,
 
 from __future__ import annotations
 
-import functools
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from penstock.where import arrays
+from penstock.where.equality import raw_column, raw_key, same_text, shared_key
 from penstock.where.facts import CaseMapping
 from penstock.where.failures import EvaluationError
-from penstock.where.functions import NAMES, Implementation, has_output, implement, implement_cast, type_word
+from penstock.where.functions import Implementation, has_output, implement, implement_cast, type_word
 from penstock.where.parse import reject_at
+from penstock.where.template import FAILURES, Template, stack
 from penstock.where.tree import (
     ArrayOf,
     BoolTest,
@@ -53,169 +53,12 @@ from penstock.where.tree import (
     Subscript,
     children,
 )
-from penstock.where.values import INTEGERS, decoder, equality_key, formatter, order_key, text_is_value
-
-Row: TypeAlias = Sequence[bytes | None]
-Evaluate: TypeAlias = Callable[[Row], bool | None]
-Includes: TypeAlias = Callable[[Row], bool]
+from penstock.where.values import decoder, formatter, order_key
 
 _NESTED_MAX: Final = 8  # levels in one expression; each is a few parentheses and Python takes 200
 _LISTED_MAX: Final = 16
-_TEMPLATES_MAX: Final = 2048
 OPERATIONS_MAX: Final = 2000
 """Expressions that one function computes. Python's compiler takes a second for as many; sets of constants count as one."""
-
-# What an evaluation may end with: our errors, and Python's for texts that are not what their type says.
-FAILURES: Final = (ArithmeticError, ValueError, LookupError, TypeError, RecursionError, MemoryError)
-
-
-class Template(NamedTuple):
-    """
-    A condition without its constants.
-
-    Attributes:
-        source: of the module that holds `make`, with `@n@` where a row's place for the n-th column goes.
-        columns: the columns it reads, in the order of their numbers.
-        names: objects the source names.
-        constants: the arguments of `make`.
-    """
-
-    source: str
-    columns: tuple[str, ...]
-    names: tuple[tuple[str, object], ...]
-    constants: tuple[Any, ...]
-
-    def bind(self, column_order: Sequence[str]) -> Callable[[Row], Any]:
-        """
-        Give the function for rows whose values come in this order.
-
-        Raises:
-            KeyError: a column is not among them.
-        """
-        place = {name: index for index, name in enumerate(column_order)}
-        made: Callable[[Row], Any] = load(self.source, [place[name] for name in self.columns], self.names)(
-            *self.constants
-        )
-        return made
-
-
-def load(source: str, places: Sequence[int], names: tuple[tuple[str, object], ...]) -> Callable[..., Any]:
-    """
-    Give the `make` of a source for rows that have the n-th column at the n-th of these places.
-    """
-    return _factory(_PLACE.sub(lambda match: str(places[int(match[1])]), source), names)
-
-
-_PLACE: Final = re.compile(r"@(\d+)@")
-
-
-@functools.lru_cache(maxsize=_TEMPLATES_MAX)
-def _factory(source: str, names: tuple[tuple[str, object], ...]) -> Callable[..., Any]:
-    return compile_source(source, names)
-
-
-def compile_source(source: str, names: tuple[tuple[str, object], ...]) -> Callable[..., Any]:
-    """
-    Compile a module of ours, which may name these objects; gives its `make`.
-    """
-    namespace: dict[str, Any] = {**NAMES, **_RUNTIME, **dict(names)}
-    exec(compile(source, "<where>", "exec"), namespace)  # noqa: S102 - our own text; no word of a user is in it
-    make: Callable[..., Any] = namespace["make"]
-    return make
-
-
-# --- what the text calls ---------------------------------------------------------------------------------------------
-
-
-def _quantify(function: Callable[[Any, Any], Any], value: Any, array: arrays.Array, *, is_all: bool) -> bool | None:
-    if not array.items:
-        return is_all
-    if value is None:
-        return None
-    has_null = False
-    for item in array.items:
-        if item is None:
-            has_null = True
-            continue
-        result = function(value, item)
-        if result is None:
-            has_null = True
-        elif bool(result) is not is_all:
-            return not is_all
-    return None if has_null else is_all
-
-
-def _any_of(function: Callable[[Any, Any], Any], value: Any, array: arrays.Array) -> bool | None:
-    return _quantify(function, value, array, is_all=False)
-
-
-def _all_of(function: Callable[[Any, Any], Any], value: Any, array: arrays.Array) -> bool | None:
-    return _quantify(function, value, array, is_all=True)
-
-
-def _all_true(*parts: bool | None) -> bool | None:
-    if False in parts:
-        return False
-    return None if None in parts else True
-
-
-def _any_true(*parts: bool | None) -> bool | None:
-    if True in parts:
-        return True
-    return None if None in parts else False
-
-
-def _extreme(key: Callable[[Any], Any] | None, *values: Any, is_greatest: bool) -> Any:
-    chosen = None
-    for value in values:
-        if value is None:
-            continue
-        if chosen is None:
-            chosen = value
-            continue
-        left, right = (value, chosen) if key is None else (key(value), key(chosen))
-        if (left > right) if is_greatest else (left < right):
-            chosen = value
-    return chosen
-
-
-def _greatest(key: Callable[[Any], Any] | None, *values: Any) -> Any:
-    return _extreme(key, *values, is_greatest=True)
-
-
-def _least(key: Callable[[Any], Any] | None, *values: Any) -> Any:
-    return _extreme(key, *values, is_greatest=False)
-
-
-def _glue(*parts: str | None) -> str:
-    return "".join(part for part in parts if part is not None)
-
-
-def _stack(*items: arrays.Array | None) -> arrays.Array:
-    present = [item for item in items if item is not None]
-    if len(present) != len(items):
-        # An empty or missing row counts as empty, and only all of them may be.
-        if any(item.items for item in present):
-            raise EvaluationError("multidimensional arrays must have array expressions with matching dimensions")
-        return arrays.EMPTY
-    return arrays.stack(present)
-
-
-_RUNTIME: Final[Mapping[str, object]] = {
-    "all_of": _all_of,
-    "all_true": _all_true,
-    "any_of": _any_of,
-    "any_true": _any_true,
-    "arrays": arrays,
-    "greatest": _greatest,
-    "glue": _glue,
-    "least": _least,
-    "stack": _stack,
-    "FAILURES": FAILURES,
-}
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 class _Text(NamedTuple):
@@ -427,7 +270,7 @@ class Emitter:
             if isinstance(node, Collated):
                 return _Constant(values[0])
             if isinstance(node, ArrayOf):
-                return _Constant(_stack(*values) if node.is_nested else arrays.of_items(values))
+                return _Constant(stack(*values) if node.is_nested else arrays.of_items(values))
             if isinstance(node, Cast):
                 implementation = self._cast(node)
                 return _Constant(None if values[0] is None else implementation.function(1)(values[0]))
@@ -744,7 +587,7 @@ class Emitter:
             keys = frozenset(raw_key(item_type, value) for value in present)
             return f"({name} := {self._column(column.name)}) is None", name, self._constant(keys), has_null
         tests, value, _ = self._argument(node.arg)
-        shared = _shared_key(node.overload.args)
+        shared = shared_key(node.overload.args)
         if shared is not None:
             left, right = shared
             if left is not None:
@@ -859,73 +702,6 @@ def _comparison(node: InList | Quantified, case: CaseMapping | None) -> Callable
     found = implement(node.overload, is_operator=True, collation=node.collation, case=case)
     assert found is not None
     return found.function(2)
-
-
-def _shared_key(args: Sequence[str]) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None] | None:
-    """
-    Give, for both sides of an equality, the functions to hashable values that are equal when the sides are.
-    """
-    left, right = args
-    if left == right:
-        return equality_key(left), equality_key(right)
-    if left in {"float4", "float8"} and right in {"float4", "float8"}:
-        return equality_key("float8"), equality_key("float8")
-    if {left, right} == {"date", "timestamp"}:
-        rank = NAMES["D"].date_rank  # type: ignore[attr-defined]  # a module of ours
-        return (rank if left == "date" else None), (rank if right == "date" else None)
-    return None
-
-
-# --- what text tells -------------------------------------------------------------------------------------------------
-
-
-def raw_column(node: Node) -> ColumnRef | None:
-    """
-    Give the column whose bytes are the node's value: itself, or under a collation or a cast that keeps the text.
-    """
-    while isinstance(node, Collated) or (isinstance(node, Cast) and not node.typmod and keeps_text(node)):
-        node = node.arg
-    return node if isinstance(node, ColumnRef) and text_is_value(node.type) else None
-
-
-def keeps_text(node: Cast) -> bool:
-    """
-    Tell whether a cast leaves text and equality as they are.
-    """
-    source, target = node.arg.type, node.type
-    plain = {"text", "varchar"}
-    return (source in plain and target in plain) or (source in INTEGERS and target in INTEGERS and target >= source)
-
-
-def same_text(column: str, one: str, other: str) -> bool:
-    """
-    Tell whether a column's bytes may be compared with the text of a constant.
-    """
-    if column in INTEGERS:
-        return one in INTEGERS and other in INTEGERS
-    if column in {"text", "varchar"}:
-        return one in {"text", "varchar"} and other in {"text", "varchar"}
-    return column == one == other
-
-
-def raw_key(type_: str, value: Any) -> bytes:
-    """
-    Write a constant as it would stand in a row.
-    """
-    return formatter(type_)(value).encode()
-
-
-def is_row_only(node: Node) -> bool:
-    """
-    Tell whether there is no constant in a node, so that it has one value for a row whatever the constants are.
-    """
-    waiting = [node]
-    while waiting:
-        here = waiting.pop()
-        if isinstance(here, Const):
-            return False
-        waiting.extend(children(here))
-    return True
 
 
 def emit(node: Node, case: CaseMapping | None) -> Template:

@@ -28,10 +28,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from penstock.errors import InvalidShapeError
 from penstock.where.datetimes import date_rank
-from penstock.where.evaluate import Emitter, Row, compile_source, is_row_only, load
+from penstock.where.evaluate import Emitter
 from penstock.where.facts import CaseMapping
 from penstock.where.functions import type_word
-from penstock.where.tree import Call, Node
+from penstock.where.template import Row, compile_source, load
+from penstock.where.tree import Call, Const, Node, children
 from penstock.where.types import is_array
 from penstock.where.values import INTEGERS, order_key
 
@@ -268,7 +269,7 @@ def _order_of(node: Node, case: CaseMapping | None) -> _Ordering | None:
     emitter = Emitter(case)
     for index, sign in ((0, node.overload.name), (1, _TURNED[node.overload.name])):
         constant = emitter.constant_value(node.args[1 - index])
-        if constant is None or constant.value is None or not is_row_only(node.args[index]):
+        if constant is None or constant.value is None or not _is_row_only(node.args[index]):
             continue
         body = emitter.value(node.args[index]).code
         row_key, threshold_key = keys[index], keys[1 - index]
@@ -312,3 +313,16 @@ def _keys(types: Sequence[str]) -> tuple[_Key, _Key] | None:
     if {left, right} == {"date", "timestamp"}:
         return (date_rank if left == "date" else None), (date_rank if right == "date" else None)
     return None
+
+
+def _is_row_only(node: Node) -> bool:
+    """
+    Tell whether there is no constant in a node, so that it has one value for a row whatever the constants are.
+    """
+    waiting = [node]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, Const):
+            return False
+        waiting.extend(children(here))
+    return True

@@ -15,7 +15,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from penstock.where.evaluate import Emitter, raw_column, raw_key, same_text
+from penstock.where.equality import raw_column, raw_key, same_text
+from penstock.where.evaluate import Emitter
 from penstock.where.facts import CaseMapping
 from penstock.where.tree import Call, Cast, Collated, ColumnRef, InList, Logic, Node, Quantified
 from penstock.where.types import element, is_array

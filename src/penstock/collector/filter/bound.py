@@ -27,9 +27,9 @@ from penstock.collector.filter.buckets import (
 )
 from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Row
-from penstock.where.evaluate import FAILURES
 from penstock.where.family import Ask
 from penstock.where.index_plan import canonicaliser, element_canonicaliser
+from penstock.where.template import FAILURES
 
 ProbeColumn: TypeAlias = tuple[str, int, int, str]
 """Name, type oid, modifier; and the type as the language knows it."""
