@@ -1,8 +1,8 @@
 """
 Which shapes go when there are more than there may be.
 
-Least recently read first. A shape that nobody has read yet is left alone, because whoever made it is about to; one that
-somebody waits at is being read now. Only as many are chosen as are too many, once at each look: reads between two looks
+Least recently read first. A shape that is being made and that nobody has read yet is left alone; one that somebody
+waits at is being read now. Only as many are chosen as are too many, once at each look: reads between two looks
 change who is next, and the interval between looks is what keeps shapes from being made and given up in turns.
 
 Pure.

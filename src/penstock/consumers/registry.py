@@ -98,7 +98,7 @@ class ShapeEntry:
         condemned: why it is being given up; None for most.
         failed_at: the commit at which a consumer raised last; -1 for none.
         active_at: when it last had something to do.
-        read_at: when a client was last given something of it; None for never.
+        read_at: when a client was last given something of it, or it went live; None for neither.
         file_bytes: what its files held when it was last in memory; None while that is not known.
         is_compacting: whether its log may be compacted, as far as was seen when it was last in memory.
         waiters: who waits for it to move or to go.

@@ -148,6 +148,9 @@ class Snapshotter:
         assert entry.bounds is not None
         await self._control.mark_live(entry.incarnation, entry.bounds, entry.settled)
         entry.is_live = True
+        if entry.read_at is None:
+            # Whoever asked for it may be gone: as if it had been read now, or it would never have to go for others.
+            self._registry.was_read(entry)
 
     async def _settle(self, entry: ShapeEntry) -> None:
         is_settled = entry.condemned is None and await self._settler.settle_now(entry)

@@ -108,6 +108,22 @@ def test_whoever_is_being_made_or_waited_at_is_left_alone() -> None:
     tell(story, replace(SMALL, idle_s=60.0))
 
 
+def test_what_was_asked_for_and_never_read_goes_like_all_others() -> None:
+    """
+    The client that a shape was made for left before it was given anything: that is no reason to keep the shape for ever.
+    """
+
+    async def story(world: World, engine: Engine) -> None:
+        await engine.stage.catalog.enter(whole(where="id > 1"))
+        await engine.quiesce()
+        read = await open_with(engine, "id > 2")
+        await evictor(engine, count_max=1).look()
+        await engine.quiesce()
+        assert [entry.handle for entry in engine.stage.registry] == [read.handle]
+
+    tell(story)
+
+
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_bytes_are_known_of_shapes_in_memory_at_rest_and_after_a_restart(*, is_restarted: bool) -> None:
     """
