@@ -310,7 +310,7 @@ class SqliteControlStore:
 
     async def record_replay_version(self, version: int) -> None:
         """
-        Record that all that is served from now on is of this version, and nothing older is left to be replayed.
+        Record of which version all is that would be replayed, once more is served.
 
         Raises:
             DiskFullError: no space, not even in the reserve.

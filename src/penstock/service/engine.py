@@ -37,7 +37,7 @@ from penstock.consumers.compactor import LogCompactor
 from penstock.consumers.evictor import Evictor
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry
-from penstock.consumers.replay import REPLAY_VERSION, is_foreign
+from penstock.consumers.replay import REPLAY_VERSION, is_foreign, version_at_start
 from penstock.consumers.spool import Spool
 from penstock.consumers.stage import ConsumerPorts, ConsumersStage
 from penstock.consumers.subsets import SubsetReader
@@ -379,7 +379,11 @@ class Engine:
         registry.is_replay_foreign = is_foreign(
             recorded_version=recovered.replay_version, was_clean=recovered.was_clean
         )
-        self._replay_version = recovered.replay_version
+        self._replay_version = version_at_start(
+            recorded_version=recovered.replay_version, was_clean=recovered.was_clean
+        )
+        if self._replay_version != recovered.replay_version:
+            await self._control.record_replay_version(self._replay_version)
         self._trail_kept = recovered.facts.get((TRAIL, ""), b"")
         inherited = self._trail.take_over(self._epoch, self._trail_kept)
         await self._keep_trail()
@@ -983,6 +987,8 @@ class EngineSource:
         entry = None if request.handle is None else self._engine.consumers.registry.find(request.handle)
         log = None if entry is None or entry.condemned is not None or entry.consumer is None else entry.consumer.log
         if entry is None or log is None or request.offset is None or log.last > request.offset:
+            return None
+        if self._engine.consumers.catalog.is_behind(entry):
             return None
         # What ends a wait in vain has no schema.
         seen = self._engine.health().last_seen_lsn

@@ -13,7 +13,7 @@ import pytest
 
 from consumer_kit import Engine, World, row, until, whole
 from penstock.consumers.registry import ShapeEntry
-from penstock.consumers.replay import REASON_OTHER_VERSION, REPLAY_VERSION, is_foreign
+from penstock.consumers.replay import MIXED_VERSION, REASON_OTHER_VERSION, REPLAY_VERSION, is_foreign, version_at_start
 from penstock.errors import DiskFullError
 from penstock.shapes.offset import SNAPSHOT_END
 from penstock.shapes.reading import Opened, Refused, RemoveRequest, Rotated
@@ -186,7 +186,7 @@ def test_what_another_version_served_is_not_gone_on_with() -> None:
         (REPLAY_VERSION, False, False),
         (REPLAY_VERSION + 1, False, True),
         (REPLAY_VERSION - 1, False, True),
-        (REPLAY_VERSION - 1, True, False),
+        (REPLAY_VERSION + 2, True, False),
     ],
 )
 def test_only_an_unclean_end_of_other_code_leaves_something_foreign(
@@ -196,3 +196,14 @@ def test_only_an_unclean_end_of_other_code_leaves_something_foreign(
     A clean stop leaves nothing to be replayed, and the same code makes the same bytes.
     """
     assert is_foreign(recorded_version=recorded, was_clean=was_clean) is expected
+
+
+@pytest.mark.parametrize(("recorded", "was_clean"), [(REPLAY_VERSION + 1, False), (MIXED_VERSION, False)])
+def test_what_two_versions_served_is_foreign_to_both(recorded: int, *, was_clean: bool) -> None:
+    """
+    A start in the middle of what other code left behind may be followed by that other code: it finds its own version no
+    more. After a clean stop, or when all is ours, our version is recorded before anything is served.
+    """
+    assert version_at_start(recorded_version=recorded, was_clean=was_clean) == MIXED_VERSION
+    assert version_at_start(recorded_version=recorded, was_clean=True) == REPLAY_VERSION
+    assert version_at_start(recorded_version=REPLAY_VERSION, was_clean=False) == REPLAY_VERSION
