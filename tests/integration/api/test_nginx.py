@@ -74,7 +74,7 @@ async def behind_nginx(server: Running, folder: Path, *more: tuple[str, str]) ->
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_nginx_collapses_and_caches(tmp_path: Path, version: str) -> None:
     """
-    Fifty alike live requests are one for us; chunks come from the cache; events pass at once. Over HTTP/1.0 as well.
+    C30: Fifty alike live requests are one for us; chunks come from the cache; events pass at once. Over HTTP/1.0 as well.
     """
 
     async def run() -> None:

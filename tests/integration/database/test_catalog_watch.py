@@ -323,7 +323,7 @@ def test_a_lock_on_a_table_does_not_hold_the_watch(prepared: ThrowawayDatabase) 
 
 def test_takes_superfluous_tables_out(prepared: ThrowawayDatabase) -> None:
     """
-    A member without shapes leaves at the next clearing.
+    A11: A member without shapes leaves at the next clearing, whoever added it.
     """
     prepared.execute("CREATE TABLE others (id int); ALTER PUBLICATION p ADD TABLE others")
 

@@ -445,7 +445,7 @@ def test_wide_publications_need_no_addition(database: ThrowawayDatabase, publica
 
 def test_manual_publishing_says_what_is_missing(database: ThrowawayDatabase) -> None:
     """
-    Nothing is altered; the operator is told step by step.
+    A9: Nothing is altered; the operator is told step by step.
     """
     make(database)
 
@@ -475,7 +475,7 @@ def test_rights_that_are_missing_are_named(database: ThrowawayDatabase) -> None:
     """
     Not the owner of the publication, not the owner of the table: each has its text.
 
-    Scenario H12.
+    Scenarios A11, H12.
     """
     make(database)
     role = f"role_{database.name}"

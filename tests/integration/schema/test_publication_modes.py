@@ -51,7 +51,7 @@ async def test_a_role_that_owns_nothing_follows_tables_that_others_publish(
     database: ThrowawayDatabase, role: str, tmp_path: Path, *, is_manual: bool
 ) -> None:
     """
-    H12. Each refusal names what is missing and the statement that mends it; running these, and no more, is enough.
+    A9, H12. Each refusal names what is missing and the statement that mends it; running these, and no more, is enough.
     """
     database.execute("CREATE TABLE things (id int PRIMARY KEY, a int); INSERT INTO things VALUES (1, 1)")
     database.execute("CREATE PUBLICATION kept_by_hand; CREATE TABLE others (id int PRIMARY KEY)")

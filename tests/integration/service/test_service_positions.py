@@ -72,7 +72,7 @@ async def test_no_timeout_of_the_walsender_while_the_engine_is_stopped(tmp_path:
 
 async def test_sigterm_drains_in_time_with_clients_parked(database: Any, tmp_path: Path) -> None:
     """
-    Asked to end while clients wait, the service settles and leaves with status 0 within 10 s, and loses nothing.
+    H21: Asked to end while clients wait, the service settles and leaves with status 0 within 10 s, and loses nothing.
     """
     database.execute("CREATE TABLE keyless (a int, b text, c timestamptz)")
     async with (

@@ -24,7 +24,7 @@ async def _two_shapes(world: World, *, settle_age_s: float = 0.001) -> tuple[Eng
 
 def test_a_consumer_that_vanishes_costs_its_shape_at_once_and_no_other() -> None:
     """
-    Whoever lets go of a consumer, with what it had not settled: the shape is condemned in the same moment.
+    H21: Whoever lets go of a consumer, with what it had not settled: the shape is condemned in the same moment.
     """
 
     async def story() -> None:

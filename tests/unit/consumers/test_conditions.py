@@ -240,6 +240,8 @@ def test_equal_conditions_are_one_shape_and_compiled_once() -> None:
 def test_a_stored_definition_is_enough_to_go_on() -> None:
     """
     What was read back from the store selects the same rows, without parameters and without the catalog.
+
+    Scenario H23.
     """
     definition = shape("title = $1 AND n IN (1, 2) AND body IS NULL", 'it\'s \\ "quoted" $1')
     again = decode_definition(definition.canonical())

@@ -104,7 +104,7 @@ def test_a_refusal_says_where_and_why(text: str, expected: str) -> None:
     """
     The sentence of the contract comes first; what follows begins with a full stop and says what is supported.
 
-    Scenarios F1, F3.
+    Scenarios B15, F1, F3.
     """
     message = refusal(text)
     assert message == expected or re.fullmatch(re.escape(expected) + r"\. [A-Z].*", message, re.DOTALL), message
