@@ -86,6 +86,8 @@ class LogCompactor:
     async def _visit(self, entry: ShapeEntry) -> None:
         try:
             log = await self._registry.open_log(entry)
+            # A large log takes minutes. Had it left memory meanwhile, what comes for it could not be taken in time.
+            entry.is_kept = True
             if await self._store.compact_log(log):
                 self.compacted_count += 1
                 _log.info("shape log compacted", handle=entry.handle)
@@ -96,6 +98,8 @@ class LogCompactor:
             _log.error("shape log cannot be compacted", handle=entry.handle, error=error.message)
             if error.policy is Policy.ROTATE:
                 self._registry.condemn([entry], f"files cannot be read: {error.message}", is_fault=True)
+        finally:
+            entry.is_kept = False
 
 
 def _may_be_compacted(entry: ShapeEntry) -> bool:

@@ -101,6 +101,7 @@ class ShapeEntry:
         read_at: when a client was last given something of it, or it went live; None for neither.
         file_bytes: what its files held when it was last in memory; None while that is not known.
         is_compacting: whether its log may be compacted, as far as was seen when it was last in memory.
+        is_kept: whether it may not leave memory, because somebody works on its files and they cannot be opened meanwhile.
         waiters: who waits for it to move or to go.
         rejoin_waiters: who waits for it not to be behind.
         load: opening its files.
@@ -123,6 +124,7 @@ class ShapeEntry:
     read_at: float | None = None
     file_bytes: int | None = None
     is_compacting: bool = False
+    is_kept: bool = False
     waiters: list[Waiter] = field(default_factory=list)
     rejoin_waiters: list[asyncio.Future[None]] = field(default_factory=list)
     load: asyncio.Task[None] | None = None
@@ -755,6 +757,7 @@ class ConsumerRegistry:
         return (
             entry.is_live
             and entry.condemned is None
+            and not entry.is_kept
             and not entry.waiters
             and consumer is not None
             and consumer.state is ConsumerState.LIVE

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from consumer_kit import SMALL, Engine, World, expected, materialise, row, until, whole
+from penstock.consumers.abc import ShapeLog
 from penstock.consumers.compactor import LogCompactor
 from penstock.consumers.evictor import Evictor
 from penstock.consumers.limits import ConsumerLimits
@@ -194,3 +195,49 @@ def test_logs_that_allow_it_are_compacted_wherever_they_are() -> None:
         await other.stop()
 
     tell(story)
+
+
+def test_a_shape_takes_what_comes_while_its_log_is_compacted() -> None:
+    """
+    Compacting may take minutes: a shape that rested meanwhile would owe until it has ended, and be given up for that.
+    """
+
+    async def story(world: World, engine: Engine) -> None:
+        world.database.commit([("insert", None, row(1))])
+        reply = await engine.stage.catalog.open(whole(is_compacting=True))
+        assert isinstance(reply, Opened)
+        await engine.quiesce()
+        entry = engine.stage.registry.find(reply.handle)
+        assert entry is not None
+        await until(lambda: entry.consumer is None)
+        store = SlowStore()
+        compacting = asyncio.create_task(
+            LogCompactor(engine.stage.registry, store, interval_s=60.0, chance=lambda: 0.5).visit_all()
+        )
+        await until(lambda: bool(store.logs))
+        entry.active_at = 0.0
+        assert engine.stage.registry.release_idle(lambda _: False) == 0
+        world.database.commit([("update", row(1), row(1, b"b"))])
+        await engine.quiesce()
+        assert entry.consumer is not None
+        assert entry.consumer.log is store.logs[0]
+        store.may_end.set()
+        await compacting
+        await until(lambda: entry.consumer is None)
+
+    tell(story)
+
+
+class SlowStore:
+    """
+    Compacts until it is told that it may end.
+    """
+
+    def __init__(self) -> None:
+        self.logs: list[ShapeLog] = []
+        self.may_end = asyncio.Event()
+
+    async def compact_log(self, log: ShapeLog) -> bool:
+        self.logs.append(log)
+        await self.may_end.wait()
+        return False
