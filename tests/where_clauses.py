@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from penstock.postgres.quoting import quote_identifier, quote_literal
+
 NASTY: Final[dict[str, list[str]]] = {
     "bool": ["t", "f"],
     "int2": ["0", "1", "-1", "2", "7", "32767", "-32768"],
@@ -113,22 +115,6 @@ def rows(seed: int, count: int = ROWS) -> list[list[str | None]]:
     return made
 
 
-def quote(text: str) -> str:
-    """
-    Write a string constant.
-    """
-    doubled = text.replace("'", "''")
-    return f"E'{doubled.replace(chr(92), chr(92) * 2)}'" if "\\" in text else f"'{doubled}'"
-
-
-def quote_name(name: str) -> str:
-    """
-    Write an identifier.
-    """
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
-
-
 NUMBERS: Final = ("int2", "int4", "int8", "float4", "float8", "numeric")
 TEXTS: Final = ("text", "varchar", "bpchar", "name")
 TIMES: Final = ("date", "time", "timestamp", "timestamptz", "interval")
@@ -186,18 +172,18 @@ class Generator:
         if type_ == "bool":
             return chance.choice(("true", "false"))
         if roll < 0.65:
-            return quote(text)
+            return quote_literal(text)
         if roll < 0.8:
             self.params.append(text)
             return f"${len(self.params)}" if chance.random() < 0.5 else f"${len(self.params)}::{type_}"
-        return f"{quote(text)}::{type_}"
+        return f"{quote_literal(text)}::{type_}"
 
     def column(self, type_: str) -> str | None:
         """
         Take a column of a type.
         """
         names = [name for name, known, _ in COLUMNS if known == type_]
-        return quote_name(self.chance.choice(names)) if names else None
+        return quote_identifier(self.chance.choice(names)) if names else None
 
     def leaf(self, type_: str) -> str:
         """
@@ -309,7 +295,7 @@ class Generator:
             pattern += "a"
         operator = chance.choice(("LIKE", "NOT LIKE", "ILIKE", "NOT ILIKE", "~~", "!~~*"))
         left = self.expr(chance.choice(("text", "text", "varchar", "bpchar", "name")), 1)
-        return f"{left} {operator} {quote(pattern)}"
+        return f"{left} {operator} {quote_literal(pattern)}"
 
     def number(self, type_: str, depth: int) -> str:
         """
@@ -483,8 +469,8 @@ class Generator:
         chance, expr = self.chance, self.expr
         options: list[Callable[[], str]] = [
             lambda: f"({expr('jsonb', depth - 1)} -> {chance.choice(('0', '1', '-1', '7'))})",
-            lambda: f"({expr('jsonb', depth - 1)} -> {chance.choice((quote('a'), quote('b'), quote('')))})",
-            lambda: f"({expr('jsonb', depth - 1)} #> {chance.choice((quote('{a,b}'), quote('{a,b,0}'), quote('{1,-1}'), quote('{}')))})",
+            lambda: f"({expr('jsonb', depth - 1)} -> {chance.choice((quote_literal('a'), quote_literal('b'), quote_literal('')))})",
+            lambda: f"({expr('jsonb', depth - 1)} #> {chance.choice((quote_literal('{a,b}'), quote_literal('{a,b,0}'), quote_literal('{1,-1}'), quote_literal('{}')))})",
             lambda: f"({expr('text', 0)})::jsonb",
         ]  # fmt: skip
         return chance.choice(options)()

@@ -47,10 +47,10 @@ from penstock.database.queries import (
     identity_full,
     parse_publication_state,
     publication_state,
-    quote_identifier,
     write_oids,
 )
 from penstock.errors import PenstockError, RequestError, SourceError
+from penstock.postgres.quoting import quote_identifier
 from penstock.postgres.relation import Table, TableId
 
 WAIT_S_MAX: Final = 5.0

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from penstock.postgres.lsn import InsertLsn
+from penstock.postgres.quoting import quote_identifier, quote_literal, quote_table
 from penstock.postgres.relation import Column, Table, TableId
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
 from penstock.shapes.definition import ShapeColumn, ShapeDefinition
@@ -52,35 +53,6 @@ _PLAIN: Final = _INTEGERS | {700, 701, 1700, 2950, 1082, 1083, 1266, 1114, 1184}
 _TEXTUAL: Final = frozenset({17, 19, 25, 114, 1043, 3802})
 _BOOL: Final = 16
 _INET: Final = 869
-
-
-# --- quoting ---------------------------------------------------------------------------------------------------------
-
-
-def quote_identifier(name: str) -> str:
-    """
-    Write a name so that Postgres reads exactly it.
-    """
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
-
-
-def quote_table(table: TableId) -> str:
-    """
-    Write a table's name with its schema.
-    """
-    return f"{quote_identifier(table.schema)}.{quote_identifier(table.name)}"
-
-
-def quote_literal(text: str) -> str:
-    """
-    Write a text constant, whatever `standard_conforming_strings` says.
-    """
-    doubled = text.replace("'", "''")
-    if "\\" in doubled:
-        escaped = doubled.replace("\\", "\\\\")
-        return f"E'{escaped}'"
-    return f"'{doubled}'"
 
 
 # --- the catalog -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from penstock.postgres.quoting import quote_identifier, quote_literal
+
 OLD_TRANSACTION_S: Final = 300.0
 """A transaction open for longer is worth a word: it keeps the server's log from where it began."""
 LAG_BYTES_WARN: Final = 1 << 30
@@ -197,7 +199,7 @@ def _server(facts: ServerFacts) -> list[Finding]:
 
 
 def _rights(facts: ServerFacts) -> list[Finding]:
-    role, database = _quote(facts.role), _quote(facts.database)
+    role, database = quote_identifier(facts.role), quote_identifier(facts.database)
     found = []
     if facts.may_replicate:
         found.append(_fine(f"role {facts.role} may replicate"))
@@ -231,7 +233,7 @@ def _slot(facts: ServerFacts) -> list[Finding]:
     slot, name = facts.slot, facts.slot_name
     if slot is None:
         return [_fine(f"slot {name} does not exist yet; Penstock makes it")]
-    drop = f"SELECT pg_drop_replication_slot({_literal(name)});"
+    drop = f"SELECT pg_drop_replication_slot({quote_literal(name)});"
     if slot.plugin != "pgoutput" or slot.database != facts.database:
         text = f"slot {name} belongs to something else ({slot.plugin} on {slot.database})"
         return [Finding(Level.FAULT, text, drop)]
@@ -301,19 +303,11 @@ def _transactions(facts: ServerFacts) -> list[Finding]:
         Finding(
             Level.WARNING,
             f"transaction {prepared.gid!r} was prepared {_age(prepared.age_s)} ago in {prepared.database} and never ended",
-            f"ROLLBACK PREPARED {_literal(prepared.gid)}; -- in database {prepared.database}, or COMMIT PREPARED",
+            f"ROLLBACK PREPARED {quote_literal(prepared.gid)}; -- in database {prepared.database}, or COMMIT PREPARED",
         )
         for prepared in list(facts.prepared)[:TOLD_MAX]
     ]
     return found or [_fine("no transaction has been open for long")]
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _size(count: int) -> str:

@@ -27,6 +27,7 @@ from typing import Final, TypeAlias
 
 from penstock.errors import DecodeError, MisconfiguredSourceError, SlotInUseError, SourceError
 from penstock.postgres.lsn import ZERO_END, EndLsn
+from penstock.postgres.quoting import quote_identifier
 from penstock.replication.abc import SessionStart, SlotIdentity
 from penstock.replication.failures import ServerRefusal, Stage, judge_refusal, wal_level_too_low
 from penstock.replication.state import ReceiverPhase
@@ -98,6 +99,10 @@ class Names:
     publication: str
     is_slot_temporary: bool = False
 
+    def __post_init__(self) -> None:
+        assert "\0" not in self.slot
+        assert "\0" not in self.publication
+
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
@@ -131,17 +136,10 @@ class _FoundSlot:
     invalidation: str
 
 
-def quote_identifier(name: str) -> str:
-    """
-    Quote a name for SQL and for replication commands.
-    """
-    assert "\0" not in name
-    return '"' + name.replace('"', '""') + '"'
-
-
 def quote_literal(text: str) -> str:
     """
-    Quote a text for SQL and for replication commands, for servers with `standard_conforming_strings`.
+    Quote a text for SQL and for replication commands, whose grammar has no `E'...'`; for servers with
+    `standard_conforming_strings`.
     """
     assert "\0" not in text
     return "'" + text.replace("'", "''") + "'"

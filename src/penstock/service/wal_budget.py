@@ -19,7 +19,6 @@ from penstock.collector.flush_tracker import Debt, FlushTracker
 from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.settling import Settler
 from penstock.database.pool import ConnectionPool
-from penstock.database.queries import quote_literal
 from penstock.database.session import Row
 from penstock.errors import SourceError
 from penstock.liveness.budget import (
@@ -33,6 +32,7 @@ from penstock.liveness.budget import (
     find_budget,
     find_pressure,
 )
+from penstock.postgres.quoting import quote_literal
 from penstock.service.cells import ReceiverReport
 from penstock.service.settings import Settings
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from penstock.errors import InvalidShapeError
+from penstock.postgres.quoting import quote_name
 from penstock.postgres.relation import Column
 from penstock.where import datetime_fields, numbers
 from penstock.where.facts import DatabaseFacts
@@ -119,17 +120,6 @@ def _column_collation(column: Column) -> Collation:
     if column.collation is None:
         return Collation.C if column.type_name == "name" else Collation.DEFAULT
     return Collation.C if column.collation in {"C", "POSIX", "ucs_basic"} else Collation.OTHER
-
-
-def quote_name(name: str) -> str:
-    """
-    Write a name for a message: quoted where it must be.
-    """
-    plain = name and (name[0].isalpha() or name[0] == "_") and name.islower()
-    if plain and name.isascii() and all(letter.isalnum() or letter == "_" for letter in name):
-        return name
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
 
 
 def _string(node: Mapping[str, Any]) -> str:

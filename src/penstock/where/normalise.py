@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from penstock.postgres.quoting import quote_identifier, quote_literal
 from penstock.where.facts import DatabaseFacts
 from penstock.where.parse import reject_at
 from penstock.where.tree import (
@@ -39,25 +40,6 @@ from penstock.where.values import formatter
 NORMALISED_BYTES_MAX: Final = 524_288
 PARTS_MAX: Final = 100_000
 """Nodes that are written; one that stands in the text once and is compared twice is written twice."""
-
-
-def quote_identifier(name: str) -> str:
-    """
-    Write a name so that Postgres reads exactly it.
-    """
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
-
-
-def quote_literal(text: str) -> str:
-    """
-    Write a text constant, whatever `standard_conforming_strings` says.
-    """
-    doubled = text.replace("'", "''")
-    if "\\" in doubled:
-        escaped = doubled.replace("\\", "\\\\")
-        return f"E'{escaped}'"
-    return f"'{doubled}'"
 
 
 class _Writer:

@@ -15,8 +15,7 @@ from typing import Any, Final
 import pgparse  # type: ignore[import-not-found]  # an extension module without stubs
 
 from penstock.errors import InvalidShapeError
-from penstock.where.check import quote_name
-from penstock.where.normalise import quote_identifier
+from penstock.postgres.quoting import quote_identifier, quote_name
 from penstock.where.parse import TEXT_BYTES_MAX
 
 PREFIX: Final = "SELECT 1 ORDER BY "

@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from penstock.postgres.quoting import quote_identifier
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
 
 MUST_REFETCH: Final = b'{"headers":{"control":"must-refetch"}}'
@@ -69,7 +70,7 @@ def relation_text(schema: str, table: str) -> bytes:
     """
     Give the beginning of every key of a table: its quoted names, not yet escaped for JSON.
     """
-    return '"{}"."{}"'.format(schema.replace('"', '""'), table.replace('"', '""')).encode()
+    return f"{quote_identifier(schema)}.{quote_identifier(table)}".encode()
 
 
 def row_key(schema: str, table: str, values: Sequence[bytes | None]) -> bytes:

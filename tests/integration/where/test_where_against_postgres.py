@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from penstock.database.queries import DISPLAY_SETTINGS, TABLE_BY_NAME, parse_table
 from penstock.errors import InvalidShapeError
+from penstock.postgres.quoting import quote_identifier, quote_literal
 from penstock.postgres.relation import Table
 from penstock.testing.postgres import ThrowawayDatabase, ThrowawayPostgres
 from penstock.where.clause import Clause, compile_where, index_plan
@@ -31,7 +32,7 @@ from penstock.where.facts import (
     parse_enums,
 )
 from penstock.where.index_plan import Contains, Equals, canonicaliser, element_canonicaliser
-from where_clauses import COLUMNS, Generator, quote, quote_name, rows
+from where_clauses import COLUMNS, Generator, rows
 
 pytestmark = pytest.mark.postgres
 
@@ -123,24 +124,24 @@ def make_bench(database: ThrowawayDatabase, *, collation: str | None = None) -> 
     connection = database.connect()
     for name, value in DISPLAY_SETTINGS.items():
         if name != "search_path":  # the tables of the test are named without their schema
-            connection.execute(f"SET {name} = {quote(value)}".encode())
+            connection.execute(f"SET {name} = {quote_literal(value)}".encode())
     connection.execute(b'CREATE SCHEMA "odd one"')
     connection.execute("CREATE TYPE mood AS ENUM ('open', 'closed', 'it''s', 'Ünder way')".encode())
     connection.execute(b"CREATE DOMAIN positive AS int4 CHECK (value > 0)")
     if collation is not None:
         connection.execute(f"CREATE COLLATION loose ({collation})".encode())
-    declared = [f"{quote_name(name)} {type_}" for name, _, type_ in COLUMNS]
+    declared = [f"{quote_identifier(name)} {type_}" for name, _, type_ in COLUMNS]
     if collation is not None:
         declared = [f"{column} COLLATE loose" if column.startswith('"d_text"') else column for column in declared]
     connection.execute(f"CREATE TABLE wide (id int4 PRIMARY KEY, {', '.join(declared)})".encode())
     for number, row in enumerate(rows(7)):
-        values = ", ".join("NULL" if value is None else quote(value) for value in row)
+        values = ", ".join("NULL" if value is None else quote_literal(value) for value in row)
         connection.execute(f"INSERT INTO wide VALUES ({number}, {values})".encode())
     connection.execute(PROBE.encode())
     described = connection.execute(*_numbered(TABLE_BY_NAME, "public", "wide")).fetchone()
     assert described is not None
     table = parse_table((*(None if value is None else str(value) for value in described[:6]), json.dumps(described[6])))
-    names = [quote_name(column.name) for column in table.columns]
+    names = [quote_identifier(column.name) for column in table.columns]
     # concat() gives what each type's output function writes, which is what the stream carries.
     listed = ", ".join(f"CASE WHEN {name} IS NULL THEN NULL ELSE concat({name}) END" for name in names)
     found = connection.execute(f"SELECT {listed} FROM wide ORDER BY id".replace("%", "%%").encode()).fetchall()
@@ -204,7 +205,7 @@ def inline(text: str, params: list[str]) -> str:
     Put parameters in as literals of unknown type.
     """
     for number in range(len(params), 0, -1):
-        text = text.replace(f"${number}", f" {quote(params[number - 1])}")
+        text = text.replace(f"${number}", f" {quote_literal(params[number - 1])}")
     return text
 
 

@@ -8,10 +8,9 @@ from penstock.database.queries import (
     copy_snapshot,
     parse_publication_state,
     parse_table,
-    quote_identifier,
-    quote_literal,
 )
 from penstock.database.snapshots import is_as_defined
+from penstock.postgres.quoting import quote_identifier, quote_literal
 from penstock.postgres.relation import Column, Table, TableId
 from penstock.shapes.definition import ShapeColumn, ShapeDefinition
 

@@ -15,7 +15,6 @@ from penstock.replication.handshake import (
     Names,
     Rows,
     introduce,
-    quote_identifier,
     quote_literal,
     start_command,
 )
@@ -321,7 +320,6 @@ def test_names_are_quoted() -> None:
     """
     Whatever is in them.
     """
-    assert quote_identifier('a"b') == '"a""b"'
     assert quote_literal("a'b") == "'a''b'"
     assert start_command(Names("s", "p\"'q")) == (
         "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (proto_version '1', publication_names '\"p\"\"''q\"')"
