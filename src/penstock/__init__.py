@@ -1,8 +1,8 @@
 """
 Penstock: a Postgres sync engine that never holds your write-ahead log back.
 
-`penstock.asgi(database_url)` gives an ASGI application to mount in your own; `penstock.client` follows shapes of any server
-of the protocol; `penstock serve` on the command line runs the service.
+`penstock.asgi(database_url)` gives an ASGI application to mount in your own; `penstock.Client` and `penstock.AsyncClient`
+follow shapes of any server of the protocol; `penstock serve` on the command line runs the service.
 
 The packages are the stages of the data's way, and acknowledgements, which are positions and never data, take it back::
 
@@ -18,21 +18,49 @@ are the values that all of them speak in.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.client.asynchronous import AsyncChangeStream, AsyncClient, AsyncShape
+    from penstock.client.blocking import ChangeStream, Client, Shape
+    from penstock.client.changes import Change
+    from penstock.client.freshness import Freshness
     from penstock.service.embedding import EmbeddedApp, asgi
 
-__all__ = ["EmbeddedApp", "asgi"]
+__all__ = [
+    "AsyncChangeStream",
+    "AsyncClient",
+    "AsyncShape",
+    "Change",
+    "ChangeStream",
+    "Client",
+    "EmbeddedApp",
+    "Freshness",
+    "Shape",
+    "asgi",
+]
+
+_HOMES = {
+    "AsyncChangeStream": "client.asynchronous",
+    "AsyncClient": "client.asynchronous",
+    "AsyncShape": "client.asynchronous",
+    "Change": "client.changes",
+    "ChangeStream": "client.blocking",
+    "Client": "client.blocking",
+    "EmbeddedApp": "service.embedding",
+    "Freshness": "client.freshness",
+    "Shape": "client.blocking",
+    "asgi": "service.embedding",
+}
 
 
 def __getattr__(name: str) -> object:
     """
-    Load the service only when it is asked for: clients do without.
+    Load what is asked for only then: clients do without the service, and the service without clients.
     """
-    if name in __all__:
-        from penstock.service import embedding  # noqa: PLC0415  that is the point
-
-        return getattr(embedding, name)
+    home = _HOMES.get(name)
+    if home is not None:
+        return getattr(importlib.import_module(f"penstock.{home}"), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

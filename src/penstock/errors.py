@@ -210,3 +210,73 @@ class ClientError(PenstockError):
     """
     Met by users of our Python clients: the server answered something that ends the subscription.
     """
+
+
+class RefusedError(ClientError):
+    """
+    Met by users of our Python clients: the server refuses the request, and will refuse it again.
+
+    Attributes:
+        status: the HTTP status.
+        problems: what is wrong with the parameters, by parameter, as the server said it; empty when it said nothing.
+    """
+
+    policy = Policy.REFUSE
+
+    def __init__(self, status: int, message: str, *, problems: dict[str, object] | None = None) -> None:
+        """
+        Keep what the server said.
+        """
+        super().__init__(message)
+        self.status: Final = status
+        self.problems: Final = problems or {}
+
+
+class InvalidRequestError(RefusedError):
+    """
+    The definition of the shape does not fit the database: mend the parameter that `problems` names.
+    """
+
+
+class UnauthorizedError(RefusedError):
+    """
+    The server, or what stands in front of it, does not let us read: give the client its `secret` or the right `headers`.
+    """
+
+
+class ProtocolError(ClientError):
+    """
+    An answer is not of the protocol: usually the URL is of something else, or a proxy or a cache changes answers.
+    """
+
+
+class StaleShapeError(ClientError):
+    """
+    The server has not confirmed for too long that we have everything. Reading goes on and may recover.
+
+    Attributes:
+        age_s: seconds since the last confirmation; infinite when there was none.
+        failure: what went wrong with the last attempt; empty when the server is merely silent.
+    """
+
+    policy = Policy.RETRY
+
+    def __init__(self, message: str, *, age_s: float, failure: str) -> None:
+        """
+        Keep how long, and why.
+        """
+        super().__init__(message)
+        self.age_s: Final = age_s
+        self.failure: Final = failure
+
+
+class StateError(ClientError):
+    """
+    A saved state is not of this shape or not of this version: begin without it.
+    """
+
+
+class RowTypeError(ClientError):
+    """
+    A row does not fit the class that rows were asked as: mend the class, or restrict `columns`. The cause says where.
+    """

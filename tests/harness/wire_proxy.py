@@ -28,6 +28,7 @@ class WireProxy:
         self._peers: dict[socket.socket, socket.socket] = {}
         self._is_frozen = False
         self._is_closing = False
+        self._left_to_cut: int | None = None
         self._thread: Final = threading.Thread(target=self._run, name="wire-proxy")
 
     def __enter__(self) -> Self:
@@ -49,6 +50,12 @@ class WireProxy:
         """
         self._is_frozen = True
         self._wake_write.send(b"\0")
+
+    def cut_after(self, byte_count: int) -> None:
+        """
+        Cut the connection that brings the server's next so many bytes, once, right behind them.
+        """
+        self._left_to_cut = byte_count
 
     def _run(self) -> None:
         live: list[socket.socket] = [self._listener, self._wake_read]
@@ -73,7 +80,14 @@ class WireProxy:
         target = self._peers[source]
         try:
             data = source.recv(65536)
-            if data:
+            if data and self._left_to_cut is not None and source.getpeername()[1] == self._target_port:
+                data = data[: self._left_to_cut]
+                self._left_to_cut -= len(data)
+                target.sendall(data)
+                if self._left_to_cut:
+                    return
+                self._left_to_cut = None
+            elif data:
                 target.sendall(data)
                 return
         except OSError:

@@ -1,0 +1,499 @@
+"""
+`Client`: the same as `AsyncClient` for programs without asyncio.
+
+Shell. Each client has one thread with an event loop, in which its `AsyncClient` lives; a call hands over to it and waits, so
+that both behave alike, a shape stays current while the program does something else, and Ctrl-C interrupts every wait. All
+objects here may be used from any thread. The thread ends with the client, or with the process. Objects do not survive a
+fork: make a client in each process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Final, Generic, Literal, Self, TypeVar, Unpack, overload
+
+import httpx
+
+from penstock.client.asynchronous import SILENCE_S_MAX, WAIT_S, AsyncChangeStream, AsyncClient, AsyncShape
+from penstock.client.changes import Change, R
+from penstock.client.freshness import Freshness
+from penstock.client.options import ShapeOptions, State
+from penstock.client.subset import SubsetOptions
+from penstock.client.values import Decoder, Schema
+from penstock.errors import ClientError
+
+T = TypeVar("T")
+
+
+class _LoopThread:
+    """
+    An event loop in a thread of its own.
+    """
+
+    def __init__(self) -> None:
+        self._loop: Final = asyncio.new_event_loop()
+        self._thread: Final = threading.Thread(target=self._run, name="penstock-client", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._end_tasks())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()
+
+    async def _end_tasks(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """
+        Run a coroutine there and wait for it; what interrupts the wait cancels it.
+        """
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise ClientError("the client is closed: make another one")
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise ClientError("this would wait for itself: from `on_change`, hand the work to another thread")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def read(self, question: Callable[[], T]) -> T:
+        """
+        Ask something there that needs no waiting; also from the thread itself, and after its end.
+        """
+        if threading.current_thread() is self._thread or not self._thread.is_alive():
+            return question()
+
+        async def ask() -> T:
+            return question()
+
+        return self.call(ask())
+
+    @property
+    def is_running(self) -> bool:
+        """
+        Whether it has not ended.
+        """
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        """
+        End the loop and wait for the thread.
+        """
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+
+class ChangeStream(Generic[R]):
+    """
+    The changes of a shape, one after the other, without end; made by `Client.stream()`.
+
+    Iterate it for changes, or `batches()` for whole lists of them. Lost connections are made again, for as long as
+    `stale_after_s` allows; iterating on after a `StaleShapeError` tries again.
+    """
+
+    def __init__(self, thread: _LoopThread, stream: AsyncChangeStream[R]) -> None:
+        """
+        Ask nothing yet.
+        """
+        self._thread: Final = thread
+        self._stream: Final = stream
+        self._ready: Final[deque[Change[R]]] = deque()
+
+    @property
+    def state(self) -> State:
+        """
+        Where to go on later; can be written as JSON.
+
+        It covers the batches that have been taken to their end: a change counts as done when the next one is asked for.
+        Save it together with what you made of the changes, and each is seen at least once.
+        """
+        return self._thread.read(lambda: self._stream.state)
+
+    @property
+    def freshness(self) -> Freshness:
+        """
+        How current this is: seconds since the server last confirmed that we have everything, and what failed since.
+        """
+        return self._thread.read(lambda: self._stream.freshness)
+
+    @property
+    def schema(self) -> Schema | None:
+        """
+        What the server says about the columns: `type`, `dims`, `pk_index` and so on; None before the first answer.
+        """
+        return self._thread.read(lambda: self._stream.schema)
+
+    @property
+    def rotation_count(self) -> int:
+        """
+        How often the server's log was over and another had to be read from its beginning.
+        """
+        return self._thread.read(lambda: self._stream.rotation_count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """
+        Close the connection; iterating on would make another.
+        """
+        self._thread.call(self._stream.aclose())
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Change[R]:
+        while not self._ready:
+            self._ready.extend(self.next_batch())
+        return self._ready.popleft()
+
+    def batches(self) -> Iterator[list[Change[R]]]:
+        """
+        Yield the changes of each answer together; an empty list says that nothing is new.
+        """
+        while True:
+            yield self.next_batch()
+
+    def next_batch(self) -> list[Change[R]]:
+        """
+        Give the changes of the next answer; none when it said that nothing is new.
+
+        Raises:
+            StaleShapeError: the server has not answered for longer than `stale_after_s`.
+            ClientError: it answered something that ends the subscription.
+        """
+        return self._thread.call(self._stream.next_batch())
+
+
+class Shape(Generic[R]):
+    """
+    The rows of a shape, kept current as long as the `with` block lasts; made by `Client.shape()`.
+
+    Entering waits until all rows are there. What is visible goes from one state of the database to a later one: never half
+    a transaction, and never an empty table while a log that was over is read again.
+    """
+
+    def __init__(self, thread: _LoopThread, shape: AsyncShape[R]) -> None:
+        """
+        Ask nothing yet.
+        """
+        self._thread: Final = thread
+        self._shape: Final = shape
+
+    def __enter__(self) -> Self:
+        self._thread.call(self._shape.__aenter__())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.call(self._shape.__aexit__(kind))
+
+    @property
+    def rows(self) -> tuple[R, ...]:
+        """
+        All rows, as of one moment of the database; a value that never changes, later rows are in another one.
+
+        Raises:
+            StaleShapeError: the server has not confirmed for `stale_after_s` that they are current.
+            ClientError: following has ended with this error.
+        """
+        return self._thread.read(lambda: self._shape.rows)
+
+    @property
+    def by_key(self) -> Mapping[str, R]:
+        """
+        The rows by key, as in `Change.key`; otherwise as `rows`.
+
+        Raises:
+            StaleShapeError: the server has not confirmed for `stale_after_s` that they are current.
+            ClientError: following has ended with this error.
+        """
+        return self._thread.read(lambda: self._shape.by_key)
+
+    @property
+    def last_rows(self) -> tuple[R, ...]:
+        """
+        The rows as they were last, however old that is; `freshness` says how old.
+        """
+        return self._thread.read(lambda: self._shape.last_rows)
+
+    @property
+    def state(self) -> State:
+        """
+        The rows and where to go on later; can be written as JSON.
+
+        A shape that is made with it asks only for what has changed since.
+        """
+        return self._thread.read(lambda: self._shape.state)
+
+    @property
+    def freshness(self) -> Freshness:
+        """
+        How current this is: seconds since the server last confirmed that we have everything, and what failed since.
+        """
+        return self._thread.read(lambda: self._shape.freshness)
+
+    @property
+    def schema(self) -> Schema | None:
+        """
+        What the server says about the columns: `type`, `dims`, `pk_index` and so on; None before the first answer.
+        """
+        return self._thread.read(lambda: self._shape.schema)
+
+    @property
+    def rotation_count(self) -> int:
+        """
+        How often the server's log was over and another had to be read from its beginning.
+        """
+        return self._thread.read(lambda: self._shape.rotation_count)
+
+    def on_change(self, watcher: Callable[[list[Change[R]]], None]) -> Callable[[], None]:
+        """
+        Have a function called with the changes each time `rows` has changed, in the client's own thread.
+
+        It is told before anything later is read, and must not wait for this client. After a rotation it is told `reset` and
+        all rows as inserts. What it raises ends the shape and is raised from `rows`.
+
+        Returns:
+            a function that ends it.
+        """
+        return self._thread.read(lambda: self._shape.on_change(watcher))
+
+    def wait_until(self, txid: int, *, timeout_s: float = WAIT_S) -> None:
+        """
+        Wait until the rows show a transaction, for reading what one has just written.
+
+        Args:
+            txid: `SELECT pg_current_xact_id()` of the transaction, also as `::xid`. It must have committed, and have
+                changed rows of this shape: of others the shape is not told.
+            timeout_s: how long at most.
+
+        Raises:
+            TimeoutError: it has not come.
+            ClientError: following has ended with this error.
+        """
+        self._thread.call(self._shape.wait_until(txid, timeout_s=timeout_s))
+
+    def wait_for(self, condition: Callable[[tuple[R, ...]], object], *, timeout_s: float = WAIT_S) -> tuple[R, ...]:
+        """
+        Wait until something holds of the rows; gives those of which it does.
+
+        Raises:
+            TimeoutError: it has not come to hold.
+            ClientError: following has ended with this error.
+        """
+        return self._thread.call(self._shape.wait_for(condition, timeout_s=timeout_s))
+
+    def load(self, **options: Unpack[SubsetOptions]) -> tuple[R, ...]:
+        """
+        Read some rows beside the log and keep them current from now on; for shapes with `log="changes_only"`.
+
+        They are loaded again after a rotation.
+
+        Returns:
+            the rows, in the order that was asked for.
+
+        Raises:
+            ClientError: the server refuses.
+        """
+        return self._thread.call(self._shape.load(**options))
+
+
+class Client:
+    """
+    Reads shapes from a server of the protocol; a context manager.
+
+        with penstock.Client("http://localhost:3000") as client:
+            for change in client.stream("items", where="status = $1", params=["open"]):
+                print(change.operation, change.value)
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        secret: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        path: str = "/v1/shape",
+        silence_s_max: float = SILENCE_S_MAX,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """
+        Connect to nothing yet.
+
+        Args:
+            base_url: the server, `https://sync.example.com`, with a path before `/v1/shape` if there is one.
+            secret: the server's secret.
+            headers: sent with each request, for what stands in front of the server.
+            path: where below the base URL shapes are; another one for a proxy of your own.
+            silence_s_max: a connection on which nothing comes for so long is given up; longer than the server's long polls,
+                which are 20 s if nobody has changed that.
+            transport: what httpx is to send requests with, for certificates of your own and the like.
+
+        Raises:
+            ClientError: the URL is not one of HTTP.
+        """
+        self._client: Final = AsyncClient(
+            base_url, secret=secret, headers=headers, path=path, silence_s_max=silence_s_max, transport=transport
+        )
+        self._thread: Final = _LoopThread()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """
+        Close all connections, and end the client's thread.
+        """
+        if not self._thread.is_running:
+            return
+        try:
+            self._thread.call(self._client.aclose())
+        finally:
+            self._thread.end()
+
+    @overload
+    def stream(
+        self,
+        table: str,
+        *,
+        row_type: None = None,
+        since: Literal["beginning", "now"] = "beginning",
+        **options: Unpack[ShapeOptions],
+    ) -> ChangeStream[dict[str, Any]]: ...
+
+    @overload
+    def stream(
+        self,
+        table: str,
+        *,
+        row_type: type[R],
+        since: Literal["beginning", "now"] = "beginning",
+        **options: Unpack[ShapeOptions],
+    ) -> ChangeStream[R]: ...
+
+    def stream(
+        self,
+        table: str,
+        *,
+        row_type: type[Any] | None = None,
+        since: Literal["beginning", "now"] = "beginning",
+        **options: Unpack[ShapeOptions],
+    ) -> ChangeStream[Any]:
+        """
+        Read the changes of a shape, beginning with its rows as inserts.
+
+            for change in client.stream("items", where="status = $1", params=["open"]):
+                print(change.operation, change.value)
+
+        Args:
+            table: the table, with its schema and quoted where SQL needs it.
+            row_type: the class of `Change.row`: a dataclass, a `TypedDict`, a `msgspec.Struct` or a pydantic model;
+                dicts without it.
+            since: `now` to leave out the rows that are there, and, after a `reset`, what happened meanwhile.
+            options: see `ShapeOptions`.
+
+        Raises:
+            ClientError: an option cannot be.
+        """
+        return ChangeStream(self._thread, self._client.stream(table, row_type=row_type, since=since, **options))
+
+    @overload
+    def shape(self, table: str, *, row_type: None = None, **options: Unpack[ShapeOptions]) -> Shape[dict[str, Any]]: ...
+
+    @overload
+    def shape(self, table: str, *, row_type: type[R], **options: Unpack[ShapeOptions]) -> Shape[R]: ...
+
+    def shape(self, table: str, *, row_type: type[Any] | None = None, **options: Unpack[ShapeOptions]) -> Shape[Any]:
+        """
+        Keep the rows of a shape current, while the program does something else.
+
+            with client.shape("items", row_type=Item) as shape:
+                total = sum(item.price for item in shape.rows)
+
+        Args:
+            table: the table, with its schema and quoted where SQL needs it.
+            row_type: the class of rows: a dataclass, a `TypedDict`, a `msgspec.Struct` or a pydantic model; dicts
+                without it.
+            options: see `ShapeOptions`.
+
+        Raises:
+            ClientError: an option cannot be.
+        """
+        return Shape(self._thread, self._client.shape(table, row_type=row_type, **options))
+
+    @overload
+    def subset(
+        self,
+        table: str,
+        *,
+        row_type: None = None,
+        columns: Sequence[str] = (),
+        decode: bool = True,
+        decoders: Mapping[str, Decoder] | None = None,
+        **options: Unpack[SubsetOptions],
+    ) -> tuple[dict[str, Any], ...]: ...
+
+    @overload
+    def subset(
+        self,
+        table: str,
+        *,
+        row_type: type[R],
+        columns: Sequence[str] = (),
+        decode: bool = True,
+        decoders: Mapping[str, Decoder] | None = None,
+        **options: Unpack[SubsetOptions],
+    ) -> tuple[R, ...]: ...
+
+    def subset(
+        self,
+        table: str,
+        *,
+        row_type: type[Any] | None = None,
+        columns: Sequence[str] = (),
+        decode: bool = True,
+        decoders: Mapping[str, Decoder] | None = None,
+        **options: Unpack[SubsetOptions],
+    ) -> tuple[Any, ...]:
+        """
+        Read some rows as the database has them now, once.
+
+            newest = client.subset("items", order_by="id DESC", limit=10)
+
+        Args:
+            table: the table, with its schema and quoted where SQL needs it.
+            row_type: the class of rows, as for `shape()`.
+            columns: the columns to read; all when left out.
+            decode: False to leave all values as the text that Postgres writes.
+            decoders: see `ShapeOptions`.
+            options: see `SubsetOptions`.
+
+        Returns:
+            the rows, in the order that was asked for.
+
+        Raises:
+            ClientError: the server refuses.
+        """
+        return self._thread.call(
+            self._client.subset(table, row_type=row_type, columns=columns, decode=decode, decoders=decoders, **options)
+        )
