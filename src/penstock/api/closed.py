@@ -19,7 +19,7 @@ from penstock.shapes.reading import FilePiece, Opened, OpenReply, ShapeRequest
 CLOSED_RANGES_MAX: Final = 4_096
 
 CLAUSE_CHARACTERS_MAX: Final = 4_096
-"""Requests with longer clauses and values are not remembered."""
+"""Requests with longer clauses, values and lists of columns, all together, are not remembered."""
 
 
 class ClosedRanges:
@@ -43,7 +43,8 @@ class ClosedRanges:
         is_closed = found.chunk_end < found.last and bool(found.pieces)
         if not is_closed or not all(isinstance(piece, FilePiece) for piece in found.pieces):
             return
-        if len(request.where or "") + sum(map(len, request.params)) > CLAUSE_CHARACTERS_MAX:
+        texts = (request.where or "", *request.params, *(request.columns or ()), *(request.queryable_columns or ()))
+        if sum(map(len, texts)) > CLAUSE_CHARACTERS_MAX:
             return
         key = _key(request)
         self._known[key] = reply

@@ -641,3 +641,131 @@ def test_late_answer_to_somebody_else_does_not_reach_the_next(tmp_path: Path) ->
             assert messages((await client.answer())[1]) == ["data", "up-to-date"]
 
     play(test, tmp_path)
+
+
+# --- several requests on one connection ------------------------------------------------------------------------------
+
+
+def test_events_with_a_backlog_keep_their_place_in_line(tmp_path: Path) -> None:
+    """
+    They take the long way only when the engine has answered; by then the next request is there already.
+    """
+
+    async def test(server: Running) -> None:
+        server.source.append("items", 900, row(2))
+        client = await server.connect()
+        client.send(server.live(more="&live_sse=true"))
+        client.send(b"/v1/health", method=b"HEAD")
+        client.send(ITEMS)
+        head = await client.head()
+        assert b"\r\ncontent-type: text/event-stream\r\n" in head
+        assert (await client.chunk()).count(b"data: ") == 2
+        assert await client.chunk() == b""
+        assert b"\r\ncache-control: no-cache, no-store" in (await client.answer(is_bodiless=True))[0]
+        assert messages((await client.answer())[1]) == ["data"]
+        # And it lives on.
+        assert messages((await client.ask(ITEMS))[1]) == ["data"]
+
+    play(test, tmp_path)
+
+
+def test_request_that_has_come_in_part_is_not_forgotten(tmp_path: Path) -> None:
+    """
+    While the one before it is parked: then only what belongs to that one may be let go of.
+    """
+
+    async def test(server: Running) -> None:
+        client = await server.connect()
+        server.source.hold_opens = asyncio.Event()
+        client.send(server.live())
+        client.writer.write(b"GET /v1/status?x=y HTTP/1.1\r\nhost: x\r\n" + REQUEST_ID)
+        await until(lambda: server.source.opens_under_way == 1)
+        server.source.hold_opens.set()
+        await until(lambda: server.source.waits_under_way == 1)
+        client.writer.write(b"\r\n\r\n")
+        server.source.append("items", 900, row(2))
+        assert messages((await client.answer())[1]) == ["data", "up-to-date"]
+        head, body = await client.answer()
+        assert json.loads(body) == {"shapes": 1, "holding": []}
+        assert b"r" * 24 in head
+
+    play(test, tmp_path)
+
+
+def test_clients_with_requests_in_line_that_leave_release_everything(tmp_path: Path) -> None:
+    """
+    Also the one that is being answered the long way.
+    """
+
+    async def test(server: Running) -> None:
+        client = await server.connect()
+        client.send(server.live(), b"content-length: 0")
+        client.send(ITEMS)
+        await until(lambda: server.source.waits_under_way == 1)
+        client.writer.transport.abort()
+        async with asyncio.timeout(5):
+            await until(lambda: server.is_quiet)
+
+    play(test, tmp_path)
+
+
+def test_request_that_offers_another_protocol_does_not_silence_the_connection(tmp_path: Path) -> None:
+    """
+    It is answered as it is, and the client knows that it needs another connection for the next, or gets its answer.
+    """
+
+    async def test(server: Running) -> None:
+        client = await server.connect()
+        head, body = await client.ask(ITEMS, b"connection: upgrade, http2-settings", b"upgrade: h2c")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert messages(body) == ["data"]
+        assert b"\r\nconnection: close\r\n" in head
+        assert await client.is_closed()
+
+    play(test, tmp_path)
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", ["", "&live_sse=true"])
+def test_change_that_cannot_be_read_is_told_at_once(tmp_path: Path, more: str) -> None:
+    """
+    Nobody stays parked for a change that is there already: a 500, and streams are cut.
+    """
+
+    async def test(server: Running) -> None:
+        clients = [await server.connect() for _ in range(3)]
+        for client in clients:
+            client.send(server.live(more=more))
+            if more:
+                await client.head()
+        await until(lambda: server.app.requests_under_way == 3 and server.source.waits_under_way == 1)
+        piece = in_file(tmp_path, "f", row(2))
+        server.source.append("items", 900, msgspec.structs.replace(piece, bytes_count=piece.bytes_count + 5))
+        async with asyncio.timeout(5):
+            for client in clients:
+                if more:
+                    await client.is_closed()
+                else:
+                    assert (await client.answer())[0].startswith(b"HTTP/1.1 500 ")
+
+    play(test, tmp_path)
+
+
+def test_answers_that_are_kept_are_small(tmp_path: Path) -> None:
+    """
+    Whatever the origin that a client names: it is part of them.
+    """
+
+    async def test(server: Running) -> None:
+        client = await server.connect()
+        hub = server.server._server.config.http.hub  # type: ignore[union-attr]  # noqa: SLF001
+        for length in (100, 60_000):
+            head, _ = await client.ask(ITEMS + b"&n=%d" % length, b"origin: " + b"o" * length)
+            assert b"o" * length in head
+        kept = {raw[-3:]: known.last for raw, known in hub.queries._known.items()}  # noqa: SLF001
+        assert kept[b"100"] is not None
+        assert kept[b"000"] is None
+
+    play(test, tmp_path)

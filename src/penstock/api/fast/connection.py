@@ -9,7 +9,7 @@ ordinary goes through the application, which gives the same answers.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from penstock.api import heads
 from penstock.api.fast.hub import Hub
@@ -19,6 +19,17 @@ from penstock.wire import names
 
 _PATH: Final = names.SHAPE_PATH.encode() + b"?"
 _READING: Final = frozenset({b"GET", b"HEAD"})
+
+
+class _Head(NamedTuple):
+    """
+    The head of a request that may take the long way later on, when the parser is further.
+    """
+
+    method: str
+    url: bytes
+    version: str
+    headers: list[tuple[bytes, bytes]]
 
 
 class FastProtocol(LimitedProtocol):
@@ -31,6 +42,7 @@ class FastProtocol(LimitedProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._request: FastRequest | None = None
+        self._head: _Head | None = None
 
     @property
     def is_clogged(self) -> bool:
@@ -49,8 +61,11 @@ class FastProtocol(LimitedProtocol):
         """
         Drop the head of a request that is parked.
         """
-        self.headers = []
-        self.url = b""
+        self._head = None
+        # What has come of the next one's is in the same place.
+        if not self._is_reading_head:
+            self.headers = []
+            self.url = b""
 
     # --- from the transport ------------------------------------------------------------------------------------------
 
@@ -110,18 +125,34 @@ class FastProtocol(LimitedProtocol):
         """
         Wait for the next request, or begin the one in line.
         """
-        self._request = None
+        self._request = self._head = None
         super().on_response_complete()
 
     def take_long_way(self) -> None:
         """
         Let the application answer a request that has not been answered yet.
         """
-        self._request = None
+        request, self._request = self._request, None
+        head, self._head = self._head, None
+        assert request is not None
+        assert head is not None
+        # Other requests may have come meanwhile, whole or in part: this one goes before them.
+        newest = self.cycle
+        begun = self.url, self.headers, self.scope, self.expect_100_continue
+        self.cycle = None
+        self.url, self.headers, self.expect_100_continue = head.url, head.headers, False
         super().begin_request()
+        self.url, self.headers, self.scope, self.expect_100_continue = begun
+        # The task has not begun to run.
+        cycle = self.cycle
+        cycle.scope["method"] = head.method
+        cycle.scope["http_version"] = head.version
+        cycle.keep_alive = request.keep_alive
+        cycle.more_body = False
+        cycle.message_event.set()
         self._phase = Phase.ANSWER
-        self.cycle.more_body = False
-        self.cycle.message_event.set()
+        if newest is not request:
+            self.cycle = newest
 
     def _begin_short_way(self) -> bool:
         url = self.url
@@ -165,6 +196,8 @@ class FastProtocol(LimitedProtocol):
             request_id=heads.echoed_request_id(request_ids),
             if_none_match=if_none_match,
         )
+        if known.request.is_sse:
+            self._head = _Head(method.decode(), url, parser.get_http_version(), self.headers)
         self.cycle = self._request = request
         self._phase = Phase.ANSWER
         request.begin()

@@ -90,6 +90,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_reading_head = False
         self._is_refused = False
+        self._answering: Any = None
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -107,6 +108,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         self.deadlines.remove(self)
         self.pipeline.clear()
+        answering, self._answering = self._answering, None
+        if answering is not None and not answering.response_complete:
+            # Its handler gets to know that nobody listens any more; uvicorn tells the last one in line.
+            answering.disconnected = True
+            answering.message_event.set()
         super().connection_lost(exc)
 
     def expire(self) -> None:
@@ -209,6 +215,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.scope["raw_path"] = path
             self.scope["query_string"] = query
         self.cycle.transport = _Outlet(self)
+        if self.parser.should_upgrade():
+            # The parser reads no further behind the offer of another protocol, which is not taken.
+            self.cycle.keep_alive = False
         if is_first:
             self._phase = Phase.BODY
             self.deadlines.disarm(self)
@@ -251,6 +260,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._enter(Phase.HEAD, self.settings.header_timeout_s)
         else:
             self._enter(Phase.IDLE, self.settings.idle_timeout_s)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     # --- refusing ----------------------------------------------------------------------------------------------------
 

@@ -273,6 +273,12 @@ class FastRequest:
         The engine has answered.
         """
         self._question = None
+        try:
+            self._take(answer)
+        except Exception as error:  # noqa: BLE001 - nobody may stay parked for what has come
+            self._fail(error)
+
+    def _take(self, answer: OpenReply | News) -> None:
         if self._state is State.STREAMING:
             assert isinstance(answer, News)
             self._write_events(answer)
@@ -392,7 +398,7 @@ class FastRequest:
             return
         else:
             data = b"" if is_bodiless else body
-        if asked is not None and answer.status == 200 and len(data) <= JOINED_BYTES_MAX:
+        if asked is not None and answer.status == 200 and len(rest) + len(data) <= JOINED_BYTES_MAX:
             self._known.last = LastAnswer(
                 asked, self._origin, is_head=self._is_head, keep_alive=self.keep_alive, data=rest + data
             )
