@@ -84,6 +84,8 @@ HANDLE_MISMATCH: Final = (
 )
 _NOT_READY_RETRY_S: Final = 5
 _LETTERS: Final = "letters"  # kind of a fact
+RESTORE_SLICE_COUNT: Final = 100
+"""So many shapes are taken over at once by a start; between two slices everything else has its turn."""
 _CLAUSE_LENGTH_MAX: Final = 2000  # longer texts are compiled in a thread
 
 
@@ -190,6 +192,8 @@ class ShapeCatalog:
         self._key_of: Final[dict[int, bytes]] = {}
         self._creations: Final[dict[bytes, _Creation]] = {}
         self._is_closed = False
+        self._is_restored: Final = asyncio.Event()
+        self._perhaps_unused: Final[set[int]] = set()
         self._creating_on: Final[dict[int, int]] = {}
         self._resolved: Final[dict[bytes, Resolved]] = {}
         self._handle_us_max = 0
@@ -200,6 +204,9 @@ class ShapeCatalog:
     async def restore(self, recovered: Recovered) -> None:
         """
         Take over what a restart found. To be called before anything is read from the stream, while `run` runs.
+
+        Many shapes take seconds, which are spent in slices: the loop has heartbeats to give. What asks about all shapes
+        of a table has to wait for the end.
         """
         self._handle_us_max = recovered.handle_us_max
         await self._store.discard_unknown([row.incarnation for row in recovered.shapes])
@@ -207,11 +214,18 @@ class ShapeCatalog:
             if kind == _LETTERS:
                 know_letters(value)
         compiled = await _compile_all(recovered.shapes)
-        for entry in self._registry.restore(recovered.shapes, recovered.boundary):
-            before = self._enter(entry, entry.definition.identity())
-            if before is not None:
-                self._registry.condemn([before], "another shape took its place")
+        for start in range(0, len(recovered.shapes), RESTORE_SLICE_COUNT):
+            rows = recovered.shapes[start : start + RESTORE_SLICE_COUNT]
+            for entry in self._registry.restore(rows, recovered.boundary):
+                before = self._enter(entry, entry.definition.identity())
+                if before is not None:
+                    self._registry.condemn([before], "another shape took its place")
+            await asyncio.sleep(0)
         del compiled
+        self._is_restored.set()
+        for oid in self._perhaps_unused:
+            self._release_if_unused(oid)
+        self._perhaps_unused.clear()
 
     def _enter(self, entry: ShapeEntry, key: bytes) -> ShapeEntry | None:
         """
@@ -249,7 +263,10 @@ class ShapeCatalog:
         self._release_if_unused(entry.table_oid)
 
     def _release_if_unused(self, table_oid: int) -> None:
-        if self._is_unused(table_oid) and self._group is not None:
+        if not self._is_restored.is_set():
+            # Its other shapes may be still to come.
+            self._perhaps_unused.add(table_oid)
+        elif self._is_unused(table_oid) and self._group is not None:
             self._start_task(self._release(table_oid), f"release table {table_oid}")
 
     def _is_unused(self, table_oid: int) -> bool:
@@ -363,6 +380,7 @@ class ShapeCatalog:
         """
         Wait, without a deadline, until the shape has something after the place named, or is gone.
         """
+        await self._is_restored.wait()
         entry = self._registry.find(handle)
         if entry is None:
             return Rotated()

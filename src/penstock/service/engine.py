@@ -18,7 +18,7 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -391,7 +391,7 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.consumers.run(recovered, self._restored), name="consumers"),
-                group.create_task(self._watch.run(), name="catalog watch"),
+                group.create_task(self._when_restored(self._watch.run), name="catalog watch"),
                 group.create_task(self._record(), name="recorder"),
                 group.create_task(self._beat_always(), name="heartbeat"),
                 group.create_task(self._learn_publication(), name="publication options"),
@@ -420,6 +420,13 @@ class Engine:
         gc.collect()
         gc.freeze()
         self._is_restored.set()
+
+    async def _when_restored(self, work: Callable[[], Awaitable[None]]) -> None:
+        """
+        Begin what must see all shapes: what becomes of a table concerns those too that are still to be taken over.
+        """
+        await self._is_restored.wait()
+        await work()
 
     async def _read(self, inherited: Inherited) -> None:
         await self._is_restored.wait()
