@@ -760,11 +760,11 @@ def test_answers_that_are_kept_are_small(tmp_path: Path) -> None:
 
     async def test(server: Running) -> None:
         client = await server.connect()
-        hub = server.server._server.config.http.hub  # type: ignore[union-attr]  # noqa: SLF001
+        hub = server.server._server.config.http.hub  # type: ignore[union-attr]
         for length in (100, 60_000):
             head, _ = await client.ask(ITEMS + b"&n=%d" % length, b"origin: " + b"o" * length)
             assert b"o" * length in head
-        kept = {raw[-3:]: known.last for raw, known in hub.queries._known.items()}  # noqa: SLF001
+        kept = {raw[-3:]: known.last for raw, known in hub.queries._known.items()}
         assert kept[b"100"] is not None
         assert kept[b"000"] is None
 
