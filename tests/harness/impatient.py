@@ -6,7 +6,7 @@ To be executed as a script, in place of `-m penstock`. The settings go on to the
 
 from __future__ import annotations
 
-import penstock.service.settings as settings_module
+import penstock.service.settings_sources as sources
 from penstock.cli.main import cli
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     """
     Run the command.
     """
-    settings_module.IDLE_TIMEOUT_S_MIN = 0.1  # type: ignore[misc] # that is what this script is for
+    sources.IDLE_TIMEOUT_S_MIN = 0.1  # type: ignore[misc] # that is what this script is for
     cli()
 
 

@@ -141,7 +141,7 @@ def settings(*, markdown: bool) -> None:
     """
     List all settings: names, defaults, meanings.
     """
-    from penstock.service.settings import describe_all  # noqa: PLC0415
+    from penstock.service.declarations import describe_all  # noqa: PLC0415
 
     rows = describe_all()
     if markdown:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from penstock.service.settings import load
+from penstock.service.settings_sources import load
 from penstock.service.supervisor import Outcome, serve
 from penstock.telemetry import logs
 from penstock.testing.faults import check_allowed

@@ -23,9 +23,11 @@ from starlette.types import Receive, Scope, Send
 from penstock.api.app import ShapeApp
 from penstock.errors import ConfigError
 from penstock.liveness.board import Board
+from penstock.service.declarations import DECLARATIONS
 from penstock.service.folder import FolderLock, prepare_folder
 from penstock.service.observed import ObservedSource
-from penstock.service.settings import DECLARATIONS, Settings, load
+from penstock.service.settings import Settings
+from penstock.service.settings_sources import load
 from penstock.service.single import SingleProcess
 from penstock.service.web import api_settings
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from penstock.cli.main import cli
-from penstock.service.settings import DECLARATIONS
+from penstock.service.declarations import DECLARATIONS
 
 CLEAN = {"DATABASE_URL": "", "PENSTOCK_SECRET": "", "PENSTOCK_INSECURE": "", "ELECTRIC_SECRET": ""}
 

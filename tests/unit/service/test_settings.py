@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from penstock.errors import ConfigError
-from penstock.service import settings as module
+from penstock.service import settings_sources as sources
+from penstock.service.declarations import DECLARATIONS
 from penstock.service.quantities import parse_duration_s, parse_size, parse_truth, parse_whole
-from penstock.service.settings import Loaded, Settings, describe_database
+from penstock.service.settings import Settings, decode, describe_database, encode
+from penstock.service.settings_sources import Loaded
 
 URL = "postgresql://user:s3cret@db.example:5433/shop"
 BASE = {"DATABASE_URL": URL, "PENSTOCK_INSECURE": "true"}
@@ -16,7 +18,7 @@ TOKEN = "0123456789abcdef" * 2
 
 
 def read(environ: dict[str, str], *, flags: dict[str, str] | None = None, text: str = "") -> Loaded:
-    return module.read(flags or {}, {**BASE, **environ}, text, folder=Path("/srv"), token=TOKEN)
+    return sources.read(flags or {}, {**BASE, **environ}, text, folder=Path("/srv"), token=TOKEN)
 
 
 def settings_of(environ: dict[str, str], *, flags: dict[str, str] | None = None, text: str = "") -> Settings:
@@ -211,11 +213,11 @@ def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     """
     `penstock.toml` may be absent, a file named on the command line may not.
     """
-    assert module.load({}, BASE, tmp_path, token=TOKEN).settings.port == 3000
+    assert sources.load({}, BASE, tmp_path, token=TOKEN).settings.port == 3000
     (tmp_path / "penstock.toml").write_text("port = 5\ninsecure = true\n")
-    assert module.load({}, {"DATABASE_URL": URL}, tmp_path, token=TOKEN).settings.port == 5
+    assert sources.load({}, {"DATABASE_URL": URL}, tmp_path, token=TOKEN).settings.port == 5
     with pytest.raises(ConfigError, match="there is no file"):
-        module.load({}, BASE, tmp_path, file=tmp_path / "other.toml", token=TOKEN)
+        sources.load({}, BASE, tmp_path, file=tmp_path / "other.toml", token=TOKEN)
 
 
 def test_strangers_and_idle_settings_are_said_once() -> None:
@@ -298,7 +300,7 @@ def test_settings_travel_whole() -> None:
     """
     for environ in ({}, {"PENSTOCK_RELAY_DIR": "/fast", "ELECTRIC_MAX_SHAPES": "3", "PENSTOCK_ENGINE_HANG_S": "1.25s"}):
         settings = settings_of(environ)
-        assert module.decode(module.encode(settings)) == settings
+        assert decode(encode(settings)) == settings
 
 
 def test_secrets_are_not_shown() -> None:
@@ -316,8 +318,8 @@ def test_every_field_is_declared() -> None:
     """
     No setting can be told without a meaning, and none is declared that nobody holds.
     """
-    assert [declaration.name for declaration in module.DECLARATIONS] == [
-        name for name in Settings.__struct_fields__ if name in {d.name for d in module.DECLARATIONS}
+    assert [declaration.name for declaration in DECLARATIONS] == [
+        name for name in Settings.__struct_fields__ if name in {d.name for d in DECLARATIONS}
     ]
-    assert {declaration.name for declaration in module.DECLARATIONS} == set(Settings.__struct_fields__)
-    assert all(declaration.meaning for declaration in module.DECLARATIONS)
+    assert {declaration.name for declaration in DECLARATIONS} == set(Settings.__struct_fields__)
+    assert all(declaration.meaning for declaration in DECLARATIONS)
