@@ -9,6 +9,9 @@ feeds all of them; each drops what it has. After every slice the shapes that hav
 from the main reader are handed back, which needs no look at where the main reader stands: what it delivers of what they
 passed already they drop, and what it delivered of anything later they would have missed.
 
+A round feeds the consumers that it began with. One that was put in another's place meanwhile needs what that one did not
+take, which the round has passed, and so waits for the next round; whatever this round still brings its shape is dropped.
+
 Limits: one slice holds about `catch_up_read_bytes`; the loop is given away after each. A shape whose tail is full takes
 no part until it is settled.
 
@@ -47,9 +50,17 @@ class _Delivery:
     def __init__(self, registry: ConsumerRegistry, entries: Sequence[ShapeEntry]) -> None:
         self._registry: Final = registry
         self._entries: Final = entries
+        self._consumers: Final = {entry.incarnation: entry.consumer for entry in entries}
+
+    def is_for(self, entry: ShapeEntry | None) -> bool:
+        """
+        Tell whether a shape has the consumer that it had when the round began.
+        """
+        return entry is not None and entry.consumer is self._consumers.get(entry.incarnation)
 
     def publish(self, parts: Mapping[int, Sequence[RoutedPart]]) -> None:
-        self._registry.publish_caught_up(parts)
+        entry_of = self._registry.entry
+        self._registry.publish_caught_up({key: some for key, some in parts.items() if self.is_for(entry_of(key))})
 
     def relation_seen(self, description: RelationDescription, table_oids: Sequence[int]) -> None:
         """
@@ -206,13 +217,16 @@ class CatchUp:
             collector.handle(events, self._clock())
             self.slices_count += 1
             self._half_way_count += collector.is_half_way
-            entries = [entry for entry in entries if self._is_still_fed(entry, collector, events)]
+            entries = [entry for entry in entries if self._is_still_fed(entry, delivery, collector, events)]
             await asyncio.sleep(0)
         return any(_done(entry) > reached[entry.incarnation] for entry in fed)
 
-    def _is_still_fed(self, entry: ShapeEntry, collector: ShapeLogCollector, events: Sequence[StreamEvent]) -> bool:
+    def _is_still_fed(
+        self, entry: ShapeEntry, delivery: _Delivery, collector: ShapeLogCollector, events: Sequence[StreamEvent]
+    ) -> bool:
         consumer = entry.consumer
-        if consumer is None or consumer.state is not ConsumerState.BEHIND or entry.condemned is not None:
+        is_for = consumer is not None and consumer.state is ConsumerState.BEHIND and delivery.is_for(entry)
+        if consumer is None or not is_for or entry.condemned is not None:
             collector.unroute(entry.incarnation)
             return False
         passed = _last_end(events)

@@ -15,6 +15,8 @@ import pytest
 
 from consumer_kit import DESCRIPTION, ITEMS, SMALL, Engine, World, expected, materialise, row, until, whole
 from penstock.collector.abc import RoutedPart
+from penstock.collector.feed import RelayFeed
+from penstock.consumers import catch_up
 from penstock.consumers.handler import Answer
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.projection import Shared
@@ -22,7 +24,8 @@ from penstock.consumers.registry import ShapeEntry
 from penstock.control.records import ShapeState
 from penstock.errors import DiskFullError, RequestError, ShapeError
 from penstock.postgres.relation import TableId
-from penstock.replication.messages import Fragment, RelationSeen
+from penstock.relay.abc import RelayPlace, RelaySource
+from penstock.replication.messages import Fragment, RelationSeen, StreamEvent
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
 from penstock.shapes.reading import (
     Advanced,
@@ -636,6 +639,96 @@ def test_a_consumer_that_fails_once_is_replaced_and_catches_up() -> None:
         assert only(engine).handle == handle
         assert engine.stage.registry.replaced_count == 1
         assert engine.stage.catch_up.rounds_count > 0
+        elements = await engine.elements(only(engine))
+        assert materialise(elements) == expected(world.database.rows, ("body", "id", "n", "title"))
+
+    tell(story)
+
+
+def fall_behind(engine: Engine, entry: ShapeEntry) -> None:
+    """
+    Let a shape be fed by the catch-up reader from now on.
+    """
+    assert entry.consumer is not None
+    entry.consumer.fall_behind()
+    engine.stage.registry.fell_behind(entry)
+
+
+def test_a_consumer_that_fails_while_it_catches_up_misses_nothing() -> None:
+    """
+    What the reader has brought and the consumer did not take is brought again to its replacement, before anything later.
+    """
+
+    async def story(world: World, engine: Engine) -> None:
+        handle = (await open_shape(engine)).handle
+        await engine.quiesce()
+        fall_behind(engine, only(engine))
+        break_handler(only(engine))
+        for number in range(1, 5):
+            world.database.commit([("insert", None, row(number))])
+        await engine.quiesce()
+        assert only(engine).handle == handle
+        assert engine.stage.registry.replaced_count == 1
+        elements = await engine.elements(only(engine))
+        assert materialise(elements) == expected(world.database.rows, ("body", "id", "n", "title"))
+
+    tell(story)
+
+
+class InPieces(RelayFeed):
+    """
+    Reads a change at a time, and is looked at before each.
+    """
+
+    def __init__(self, source: RelaySource, look: Callable[[], None]) -> None:
+        super().__init__(source)
+        self._look = look
+        self._waiting: list[StreamEvent] = []
+
+    def has_more(self, up_to_exclusive: RelayPlace) -> bool:
+        """
+        Tell whether there is more.
+        """
+        return bool(self._waiting) or super().has_more(up_to_exclusive)
+
+    def read(self, up_to_exclusive: RelayPlace, bytes_max: int) -> list[StreamEvent]:
+        """
+        Give the next event, or the next part of one.
+        """
+        self._look()
+        for event in [] if self._waiting else super().read(up_to_exclusive, bytes_max):
+            if not isinstance(event, Fragment):
+                self._waiting.append(event)
+                continue
+            for at, change in enumerate(event.changes, 1):
+                end = event.end if at == len(event.changes) else None
+                self._waiting.append(Fragment(event.commit_lsn, event.xid, [change], event.is_first and at == 1, end))
+        return [self._waiting.pop(0)] if self._waiting else []
+
+
+def test_a_consumer_replaced_in_the_middle_of_a_transaction_gets_it_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Whoever puts another one in its place while the reader is half-way through a transaction costs none of it.
+    """
+
+    async def story(world: World, engine: Engine) -> None:
+        handle = (await open_shape(engine)).handle
+        await engine.quiesce()
+        entry = only(engine)
+        registry = engine.stage.registry
+
+        def look() -> None:
+            if entry.consumer is not None and entry.consumer.is_half_way and not registry.replaced_count:
+                assert registry.replace(entry, engine.collector.last_seen_commit)
+
+        monkeypatch.setattr(catch_up, "RelayFeed", lambda source: InPieces(source, look))
+        fall_behind(engine, entry)
+        world.database.commit([("insert", None, row(number)) for number in range(1, 9)])
+        await engine.quiesce()
+        assert registry.replaced_count == 1
+        assert only(engine).handle == handle
         elements = await engine.elements(only(engine))
         assert materialise(elements) == expected(world.database.rows, ("body", "id", "n", "title"))
 
