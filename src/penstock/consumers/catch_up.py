@@ -21,6 +21,7 @@ A relay log that cannot be read from where a shape needs it costs the shape.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
@@ -50,13 +51,19 @@ class _Delivery:
     def __init__(self, registry: ConsumerRegistry, entries: Sequence[ShapeEntry]) -> None:
         self._registry: Final = registry
         self._entries: Final = entries
-        self._consumers: Final = {entry.incarnation: entry.consumer for entry in entries}
+        # Not held: the registry learns that a consumer is gone when nobody holds it any more.
+        self._consumers: Final = {
+            entry.incarnation: weakref.ref(entry.consumer) for entry in entries if entry.consumer is not None
+        }
 
     def is_for(self, entry: ShapeEntry | None) -> bool:
         """
         Tell whether a shape has the consumer that it had when the round began.
         """
-        return entry is not None and entry.consumer is self._consumers.get(entry.incarnation)
+        if entry is None or entry.consumer is None:
+            return False
+        before = self._consumers.get(entry.incarnation)
+        return before is not None and before() is entry.consumer
 
     def publish(self, parts: Mapping[int, Sequence[RoutedPart]]) -> None:
         entry_of = self._registry.entry
