@@ -24,6 +24,9 @@ class Kind(Enum):
     EXISTING = "existing"
     """It reads a log that is there."""
 
+    # Members are equal to themselves only; the enumeration's own hash is a call of Python for each look-up.
+    __hash__ = object.__hash__
+
 
 class Admission:
     """

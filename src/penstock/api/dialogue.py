@@ -29,13 +29,15 @@ class News:
     What a parked request learns, with the body that all who learn it send.
     """
 
-    __slots__ = ("body", "prebuilt", "reply")
+    __slots__ = ("body", "prebuilt", "reply", "whole")
 
     def __init__(self, reply: Advanced | Rotated) -> None:
         self.reply: Final = reply
         self.body: Final = plan.live_body(reply.range) if isinstance(reply, Advanced) else plan.LogBody()
         self.prebuilt: Final[dict[object, bytes]] = {}
-        """Whole responses, by what tells those who get different ones apart; for whoever sends them."""
+        """Parts of responses, by what tells those who get different ones apart; for whoever sends them."""
+        self.whole: Final[dict[object, bytes]] = {}
+        """Small responses, all but their first lines, by the same; for whoever sends them."""
 
 
 @dataclass(frozen=True, slots=True)

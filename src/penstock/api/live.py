@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
@@ -92,11 +93,16 @@ class Question(Generic[_T]):
         self._shared.drop(self._key, self)
         loop = asyncio.get_running_loop()
         error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+        askers = self._askers
+        # In the order in which they came. Not the first of the dictionary again and again: it looks at all the places
+        # of those before.
+        in_order = iter(tuple(askers))
 
         def tell_some() -> None:
-            for _ in range(min(TOLD_AT_ONCE_MAX, len(self._askers))):
-                asker = next(iter(self._askers))
-                del self._askers[asker]
+            for asker in islice(in_order, TOLD_AT_ONCE_MAX):
+                if asker not in askers:
+                    continue
+                del askers[asker]
                 try:
                     if error is None:
                         asker.told(task.result())
@@ -104,7 +110,7 @@ class Question(Generic[_T]):
                         asker.failed(error)
                 except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
                     _log.exception("an answer could not be passed on")
-            if self._askers:
+            if askers:
                 loop.call_soon(tell_some)
 
         tell_some()

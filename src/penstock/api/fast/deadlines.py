@@ -45,7 +45,12 @@ class Deadlines:
         """
         Set the entry's deadline from now on, whatever it was.
         """
-        self.arm(entry, self._loop.time() + delay_s)
+        deadline_s = self._loop.time() + delay_s
+        if 0 <= entry.slot * TICK_S <= deadline_s:
+            # The wheel would do no more: nothing is moved but when its slot comes up, and the timer knows of that.
+            entry.deadline_s = deadline_s
+            return
+        self.arm(entry, deadline_s)
 
     def arm(self, entry: Expiring, deadline_s: float) -> None:
         """
