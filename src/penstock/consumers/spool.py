@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -117,8 +118,14 @@ class Spool:
 
     async def _open(self) -> _File:
         path = f"{FOLDER_NAME}/{secrets.token_hex(16)}"
-        descriptor = await asyncio.to_thread(_create, self._data_dir / path)
-        return _File(path, self._data_dir / path, descriptor)
+        full_path = self._data_dir / path
+        creating = asyncio.ensure_future(asyncio.to_thread(_create, full_path))
+        try:
+            return _File(path, full_path, await asyncio.shield(creating))
+        except asyncio.CancelledError:
+            # The thread goes on, and nobody would know of what it makes.
+            creating.add_done_callback(partial(_drop, full_path))
+            raise
 
     def _count(self, file: _File, more_bytes: int) -> None:
         file.bytes_count += more_bytes
@@ -181,6 +188,12 @@ class _File:
 def _create(path: Path) -> int:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _drop(full_path: Path, creating: asyncio.Future[int]) -> None:
+    if not creating.cancelled() and creating.exception() is None:
+        full_path.unlink(missing_ok=True)
+        os.close(creating.result())
 
 
 def _no_room() -> RequestError:

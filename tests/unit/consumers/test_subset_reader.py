@@ -5,6 +5,10 @@ From where a client with a subset follows the log, and pictures that come too ea
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +16,10 @@ from typing import Any, cast
 
 import pytest
 
+from consumer_kit import until
+from penstock.consumers import spool as spool_module
 from penstock.consumers.limits import ConsumerLimits
+from penstock.consumers import spool as spool_module
 from penstock.consumers.spool import Spool
 from penstock.consumers.subset_place import follow_from, must_show
 from penstock.consumers.subsets import SubsetReader
@@ -209,3 +216,68 @@ def test_there_is_a_limit_to_what_waits_in_files(tmp_path: Path) -> None:
         assert not list((tmp_path / "subsets").iterdir())
 
     asyncio.run(run())
+
+
+def test_a_file_that_is_made_too_late_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Whoever asked may leave while the disk takes its time: neither the file nor its descriptor stays.
+    """
+    may_go = threading.Event()
+    made: list[int] = []
+    create = spool_module._create
+
+    def create_late(path: Path) -> int:
+        may_go.wait(10)
+        made.append(create(path))
+        return made[0]
+
+    monkeypatch.setattr(spool_module, "_create", create_late)
+
+    async def run() -> None:
+        spool = Spool(tmp_path, inline_bytes_max=4)
+        collecting = asyncio.create_task(spool.collect(_blocks(b"1" * 30 + b"\n", b"2\n")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        collecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await collecting
+        may_go.set()
+        await until(lambda: bool(made) and not list((tmp_path / "subsets").iterdir()))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(made[0])
+        assert spool.bytes_count == 0
+
+    asyncio.run(run())
+
+
+def test_a_file_that_nobody_wants_any_more_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Also when its reader leaves while it is being made, which cannot be stopped: neither name nor descriptor stays.
+    """
+    is_making, may_go_on = threading.Event(), threading.Event()
+    descriptors: list[int] = []
+    make = spool_module._create
+
+    def make_slowly(path: Path) -> int:
+        is_making.set()
+        assert may_go_on.wait(10)
+        descriptors.append(make(path))
+        return descriptors[-1]
+
+    monkeypatch.setattr(spool_module, "_create", make_slowly)
+
+    async def run() -> None:
+        spool = Spool(tmp_path, inline_bytes_max=4)
+        collecting = asyncio.create_task(spool.collect(_blocks(b"1" * 15 + b"\n")))
+        assert await asyncio.to_thread(is_making.wait, 10)
+        collecting.cancel()
+        assert isinstance((await asyncio.gather(collecting, return_exceptions=True))[0], asyncio.CancelledError)
+        may_go_on.set()
+        async with asyncio.timeout(10):
+            while not descriptors or list((tmp_path / "subsets").iterdir()):  # noqa: ASYNC110  a file is no event
+                await asyncio.sleep(0.005)
+        assert spool.bytes_count == 0
+
+    asyncio.run(run())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptors[0])
