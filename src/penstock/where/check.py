@@ -5,8 +5,7 @@ Owns the rules of what is allowed and the sentences for what is not. Resolution 
 Postgres; the texts of refusals are those that clients of the protocol know, each followed by a sentence about what is
 supported instead.
 
-Work is bounded: every node costs one of `WORK_MAX`, and so do the copies that are made of an operand that is written once and
-compared twice. Pure.
+How single operands get their types is in `operands`, which also bounds the work. Pure.
 """
 
 from __future__ import annotations
@@ -18,20 +17,21 @@ from penstock.errors import InvalidShapeError
 from penstock.postgres.quoting import quote_name
 from penstock.postgres.relation import Column
 from penstock.where import datetime_fields, numbers
+from penstock.where.collations import collate, column_collation, settle_collation
 from penstock.where.facts import DatabaseFacts
 from penstock.where.failures import EvaluationError
-from penstock.where.functions import (
-    CASE_FUNCTIONS,
-    COLLATION_USERS,
-    FIELD_FUNCTIONS,
-    ORDERING,
-    READ_TEXT,
-    ZONES_OF_UTC,
-    has_output,
-    implement,
-    implement_cast,
+from penstock.where.functions import FIELD_FUNCTIONS, ZONES_OF_UTC, has_output, implement
+from penstock.where.operands import (
+    CASTABLE,
+    NO_OPERATOR,
+    TYPES_HINT,
+    WORK_MAX,
+    Operands,
+    Parameter,
+    column_type,
+    word_of,
 )
-from penstock.where.parse import DEPTH_MAX, PREFIX, reject, reject_at, too_deep
+from penstock.where.parse import DEPTH_MAX, reject, reject_at, too_deep
 from penstock.where.tree import (
     ArrayOf,
     BoolTest,
@@ -60,7 +60,6 @@ from penstock.where.tree import (
 from penstock.where.types import (
     FUNCTIONS_BY_NAME,
     OPERATORS_BY_NAME,
-    TYPE_BY_OID,
     UNKNOWN,
     Overload,
     cast_context,
@@ -69,23 +68,9 @@ from penstock.where.types import (
     common_type,
     element,
     is_array,
-    is_enum,
 )
-from penstock.where.values import TEXTUAL, is_known, order_key, parser
+from penstock.where.values import TEXTUAL, is_known, order_key
 
-WORK_MAX: Final = 100_000
-_NO_OPERATOR: Final = "Could not select an operator overload"
-_TYPES_HINT: Final = (
-    "Supported types are bool, int2, int4, int8, float4, float8, numeric, text, varchar, bpchar, date, time, timestamp, "
-    "timestamptz, interval, uuid, bytea, jsonb, enums of the table, and arrays of these"
-)
-_CASTABLE: Final = {
-    name: name
-    for name in (
-        "bool", "bytea", "name", "int2", "int4", "int8", "text", "float4", "float8", "bpchar", "varchar", "date",
-        "time", "timestamp", "timestamptz", "interval", "numeric", "uuid", "jsonb",
-    )
-}  # fmt: skip
 _VOLATILE: Final = frozenset(
     {
         "now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday", "random", "gen_random_uuid",
@@ -102,32 +87,7 @@ _AGGREGATES: Final = frozenset(
 _BOOL_TESTS: Final = {"TRUE": True, "FALSE": False, "UNKNOWN": None}
 
 
-def column_type(column: Column, facts: DatabaseFacts) -> str:
-    """
-    Give a column's type; that of a domain is its base type.
-    """
-    oid = facts.domains.get(column.type_oid, column.type_oid)
-    if (known := TYPE_BY_OID.get(oid)) is not None:
-        return known
-    if (enum := facts.enums.get(oid)) is not None:
-        return f"enum:{enum.oid}" if oid == enum.oid else f"enum:{enum.oid}[]"
-    if column.is_enum:
-        return f"enum:{oid}[]" if column.dims else f"enum:{oid}"
-    return f"other:{column.type_oid}"
-
-
-def _column_collation(column: Column) -> Collation:
-    if column.collation is None:
-        return Collation.C if column.type_name == "name" else Collation.DEFAULT
-    return Collation.C if column.collation in {"C", "POSIX", "ucs_basic"} else Collation.OTHER
-
-
-def _string(node: Mapping[str, Any]) -> str:
-    text: str = node.get("String", {}).get("sval", "")
-    return text
-
-
-class Checker:
+class Checker(Operands):
     """
     Checks one expression.
     """
@@ -136,13 +96,8 @@ class Checker:
         """
         Check against these columns; `text` serves to count places.
         """
-        self.facts = facts
+        super().__init__(text, columns, facts)
         self._params = params
-        self._columns = {column.name: column for column in columns}
-        self._text = (PREFIX + text).encode()
-        self._is_ascii = text.isascii()
-        self._param_types: dict[int, str] = {}
-        self._work = 0
         self._depth = 0
         self._transformers: dict[str, Callable[[Mapping[str, Any]], Node]] = {
             "A_Const": self._constant,
@@ -196,45 +151,7 @@ class Checker:
             raise reject("WHERE clause must return a boolean")
         return node
 
-    # --- places and names --------------------------------------------------------------------------------------------
-
-    def _at(self, node: Mapping[str, Any]) -> int:
-        at = int(node.get("location", 0))
-        return at if self._is_ascii else len(self._text[:at].decode(errors="ignore"))
-
-    def type_name(self, type_: str) -> str:
-        """
-        Write a type for a message.
-        """
-        inner = element(type_)
-        if inner.startswith("enum:"):
-            oid = int(inner.removeprefix("enum:"))
-            known = self.facts.enums.get(oid)
-            inner = f"enum {known.name if known else self._enum_name(inner)}"
-        elif inner.startswith("other:"):
-            oid = int(inner.removeprefix("other:"))
-            inner = next((c.type_name for c in self._columns.values() if c.type_oid == oid), inner)
-        return f"{inner}[]" if is_array(type_) else inner
-
-    def _enum_name(self, type_: str) -> str:
-        for column in self._columns.values():
-            if element(column_type(column, self.facts)) == type_:
-                return column.type_name
-        return type_
-
-    def _describe(self, node: Node) -> str:
-        if isinstance(node, ColumnRef):
-            return f"reference {quote_name(node.name)} of type {self.type_name(node.type)}"
-        if isinstance(node, Call) and not node.is_operator:
-            return f"function {node.overload.name} returning {self.type_name(node.type)}"
-        return f"expression of type {self.type_name(node.type)}"
-
     # --- walking -----------------------------------------------------------------------------------------------------
-
-    def _spend(self, cost: int = 1) -> None:
-        self._work += cost
-        if self._work > WORK_MAX:
-            raise reject_at(0, f"expression is too large; up to {WORK_MAX} parts are supported")
 
     def transform(self, node: Mapping[str, Any]) -> Node:
         """
@@ -292,14 +209,14 @@ class Checker:
         fields = body.get("fields", ())
         at = self._at(body)
         if len(fields) != 1 or "String" not in fields[0]:
-            name = ".".join(quote_name(_string(field)) if "String" in field else "*" for field in fields)
+            name = ".".join(quote_name(word_of(field)) if "String" in field else "*" for field in fields)
             raise reject_at(at, f"unknown reference {name}")
-        name = _string(fields[0])
+        name = word_of(fields[0])
         column = self._columns.get(name)
         if column is None:
             raise reject_at(at, f"unknown reference {quote_name(name)}")
         is_domain = column.type_oid in self.facts.domains
-        return ColumnRef(name, column_type(column, self.facts), _column_collation(column), is_domain, at)
+        return ColumnRef(name, column_type(column, self.facts), column_collation(column), is_domain, at)
 
     def _parameter(self, body: Mapping[str, Any]) -> Node:
         number = int(body.get("number", 0))
@@ -309,108 +226,7 @@ class Checker:
         text = self._params[number - 1]
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             raise reject_at(at, "invalid syntax for type text: character 0 and halves of surrogate pairs are not valid")
-        return _Param(UNKNOWN, text, at, number)
-
-    # --- casts -------------------------------------------------------------------------------------------------------
-
-    def literal(self, node: Node, type_: str) -> Const:
-        """
-        Read a literal of unknown type as one of a type.
-        """
-        assert isinstance(node, Const)
-        if isinstance(node, _Param) and (seen := self._param_types.setdefault(node.number, type_)) != type_:
-            raise reject_at(
-                node.at,
-                f"type conflict for ${node.number}: {self.type_name(seen)} and {self.type_name(type_)}",
-                "A parameter has one type, or an explicit cast at each place",
-            )
-        if node.value is None:
-            return Const(type_, None, node.at)
-        text = node.value
-        inner = element(type_)
-        complaint = f"invalid syntax for type {self.type_name(type_)}: {text[:200]}"
-        try:
-            if not is_known(type_):
-                raise EvaluationError(complaint)
-            read = READ_TEXT.get(type_) or parser(type_)
-            value = read(text)
-        except (EvaluationError, ValueError):
-            raise reject_at(node.at, complaint, _literal_hint(type_)) from None
-        if inner.startswith("enum:"):
-            self._check_labels(value.items if is_array(type_) else (value,), inner, node.at, complaint)
-        return Const(type_, value, node.at)
-
-    def _check_labels(self, labels: Sequence[object], type_: str, at: int, complaint: str) -> None:
-        known = self.facts.enums.get(int(type_.removeprefix("enum:")))
-        if known is None:
-            raise reject_at(at, complaint, "An enum compares with its own labels")
-        if known.labels is not None and not all(label is None or label in known.labels for label in labels):
-            raise reject_at(at, complaint, "An enum compares with its own labels")
-
-    def coerce(self, node: Node, type_: str) -> Node:
-        """
-        Make a node an argument of a type; the cast is known to exist.
-        """
-        if node.type == type_:
-            return node
-        if is_unknown(node):
-            return self.literal(node, type_)
-        self._spend()
-        if implement_cast(node.type, type_) is None:
-            raise self._no_operator(node.at)
-        return Cast(node, type_, is_explicit=False, at=node.at)
-
-    def _no_operator(self, at: int) -> InvalidShapeError:
-        return reject_at(at, _NO_OPERATOR, _TYPES_HINT)
-
-    def _written_type(self, name: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int]:
-        at = self._at(name)
-        words = [_string(word) for word in name.get("names", ())]
-        bounds = name.get("arrayBounds", ())
-        shown = ".".join(words[1:] if words[:1] == ["pg_catalog"] else words)
-        type_: str | None = None
-        if words[:1] == ["pg_catalog"] or len(words) == 1:
-            type_ = _CASTABLE.get(words[-1])
-        if type_ is None:
-            type_ = self._enum_by_name(words)
-        if type_ is None or name.get("setof") or name.get("pct_type"):
-            raise reject_at(at, f"unsupported type {shown}", _TYPES_HINT)
-        typmod = self._typmod(name, type_, is_array_type=bool(bounds), at=at)
-        return (f"{type_}[]" if bounds else type_), typmod, at
-
-    def _enum_by_name(self, words: Sequence[str]) -> str | None:
-        found = {
-            f"enum:{enum.oid}"
-            for column in self._columns.values()
-            if (enum := self.facts.enums.get(self.facts.domains.get(column.type_oid, column.type_oid))) is not None
-            and enum.name == words[-1]
-            and (len(words) == 1 or (len(words) == 2 and enum.schema == words[0]))
-        }
-        return found.pop() if len(found) == 1 else None
-
-    def _typmod(self, name: Mapping[str, Any], type_: str, *, is_array_type: bool, at: int) -> tuple[int, ...]:
-        parts = name.get("typmods", ())
-        if not parts:
-            return ()
-        values = []
-        for part in parts:
-            body = part.get("A_Const", {})
-            if "ival" not in body:
-                raise reject_at(at, f"unsupported type {type_} with such a modifier", "A length is a plain integer")
-            values.append(int(body["ival"].get("ival", 0)))
-        limits = {"varchar": (1, 10_485_760), "bpchar": (1, 10_485_760), "numeric": (1, 1000)}
-        is_valid = type_ in limits and not is_array_type and limits[type_][0] <= values[0] <= limits[type_][1]
-        if type_ == "numeric":
-            is_valid = is_valid and len(values) <= 2 and 0 <= (values[1] if len(values) == 2 else 0) <= values[0]
-        else:
-            is_valid = is_valid and len(values) == 1
-        if not is_valid:
-            raise reject_at(
-                at,
-                f"unsupported type {type_} with a modifier",
-                "Modifiers are supported for varchar(n), char(n) and numeric(p, s), and not for their arrays",
-            )
-        return tuple(values) if type_ != "numeric" or len(values) == 2 else (values[0], 0)
+        return Parameter(UNKNOWN, text, at, number)
 
     def _written_cast(self, body: Mapping[str, Any]) -> Node:
         type_, typmod, at = self._written_type(body["typeName"])
@@ -420,56 +236,18 @@ class Checker:
         node = self.transform(inner)
         return self._cast_to(node, type_, typmod, at)
 
-    def _cast_to(self, node: Node, type_: str, typmod: tuple[int, ...], at: int) -> Node:
-        if is_unknown(node):
-            # A parameter with a cast is of that type here, and may have another one elsewhere.
-            node = self.literal(Const(UNKNOWN, node.value, node.at) if isinstance(node, Const) else node, type_)
-            return Cast(node, type_, is_explicit=True, typmod=typmod, at=at) if typmod else node
-        if node.type == type_ and not typmod:
-            return node
-        complaint = f"unknown cast from type {self.type_name(node.type)} to type {self.type_name(type_)}"
-        if node.type != type_ and cast_context(node.type, type_) is None:
-            raise reject_at(at, complaint)
-        if implement_cast(node.type, type_) is None:
-            raise reject_at(
-                at,
-                complaint,
-                "Texts from rows are cast to numbers, bool, uuid and jsonb; what depends on the session's time zone or "
-                "date style is not offered",
-            )
-        if isinstance(node, ArrayOf) and is_array(type_):
-            # As the grammar has it for a cast right behind ARRAY[...]: the elements are cast.
-            inner = type_ if node.is_nested else element(type_)
-            return ArrayOf(tuple(self._cast_to(item, inner, (), at) for item in node.items), node.is_nested, type_, at)
-        made = Cast(node, type_, is_explicit=True, typmod=typmod, at=at)
-        self._try_constant(node, type_, at)
-        return made
-
-    def _try_constant(self, node: Node, type_: str, at: int) -> None:
-        if isinstance(node, Const) and node.value is not None:
-            implementation = implement_cast(node.type, type_)
-            assert implementation is not None
-            try:
-                implementation.function(1)(node.value)
-            except (ArithmeticError, ValueError):
-                shown = node.value if isinstance(node.value, str) else str(node.value)
-                source = self.type_name(node.type)
-                raise reject_at(
-                    at, f'could not cast value "{shown[:200]}" from {source} to {self.type_name(type_)}'
-                ) from None
-
     # --- operators ---------------------------------------------------------------------------------------------------
 
     def _expression(self, body: Mapping[str, Any]) -> Node:
         kind = body.get("kind", "")
         transformer = self._kinds.get(kind)
         if transformer is None:
-            name = _string(body.get("name", [{}])[-1])
+            name = word_of(body.get("name", [{}])[-1])
             raise reject_at(self._at(body), f'expression "{name}" of :{kind} is not currently supported')
         return transformer(body)
 
     def _operator_name(self, body: Mapping[str, Any]) -> str:
-        words = [_string(word) for word in body.get("name", ())]
+        words = [word_of(word) for word in body.get("name", ())]
         if len(words) > 1 and words[0] != "pg_catalog":
             raise self._unknown_operator(".".join(words), self._at(body), is_unary="lexpr" not in body)
         return words[-1]
@@ -488,7 +266,7 @@ class Checker:
         if "lexpr" not in body:
             return self._apply(name, (self.transform(body["rexpr"]),), at)
         if "RowExpr" in body["lexpr"] or "RowExpr" in body["rexpr"]:
-            raise reject_at(at, _NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND")
+            raise reject_at(at, NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND")
         left, right = self.transform(body["lexpr"]), self.transform(body["rexpr"])
         return self._apply(name, (left, right), at)
 
@@ -512,7 +290,7 @@ class Checker:
         if is_operator and not all(is_known(type_) for type_ in overload.args):
             raise self._no_operator(at)
         coerced = [self.coerce(arg, type_) for arg, type_ in zip(args, overload.args, strict=True)]
-        collation, coerced = self._settle_collation(overload.name, coerced)
+        collation, coerced = self._pin(overload.name, coerced)
         implementation = implement(overload, is_operator=is_operator, collation=collation, case=self.facts.case)
         if implementation is None:
             if is_operator and overload.name not in {"=", "<>", "<", ">", "<=", ">=", "+", "-", "*", "/"}:
@@ -522,25 +300,11 @@ class Checker:
             raise self._no_function(overload.name, len(args), at)
         return Call(overload, tuple(coerced), is_operator, collation, overload.result, at)
 
-    def _settle_collation(self, name: str, args: list[Node]) -> tuple[Collation, list[Node]]:
-        """
-        Find the collation a call works with, and pin it to bytes where ours may differ from the database's.
-        """
-        textual = [index for index, arg in enumerate(args) if element(arg.type) in TEXTUAL]
-        if not textual or name not in COLLATION_USERS:
-            return Collation.DEFAULT, args
-        collation, _ = collation_of(*(args[index] for index in textual))
-        must_pin = collation is Collation.OTHER
-        if collation is Collation.DEFAULT:
-            must_pin = (name in ORDERING and not self.facts.is_byte_ordered) or (
-                name in CASE_FUNCTIONS and self.facts.case is None
-            )
-        if not must_pin:
-            return collation, args
-        self._spend()
-        first = textual[0]
-        args[first] = collate(args[first])
-        return Collation.C, args
+    def _pin(self, name: str, args: Sequence[Node]) -> tuple[Collation, list[Node]]:
+        collation, settled = settle_collation(name, list(args), self.facts)
+        if any(one is not other for one, other in zip(settled, args, strict=True)):
+            self._spend()
+        return collation, settled
 
     # --- comparisons with more than one operand ----------------------------------------------------------------------
 
@@ -558,7 +322,7 @@ class Checker:
         at = self._at(body)
         is_negated = self._operator_name(body) == "<>"
         if "RowExpr" in body["lexpr"]:
-            raise reject_at(at, _NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND")
+            raise reject_at(at, NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND")
         left = self.transform(body["lexpr"])
         items = [self.transform(item) for item in body["rexpr"].get("List", {}).get("items", ())]
         plain = [item for item in items if not _has_column(item)]
@@ -631,7 +395,7 @@ class Checker:
             raise reject_at(at, "ANY/ALL requires operator that returns bool")
         array = self.coerce(right, f"{overload.args[1]}[]")
         arg = self.coerce(left, overload.args[0])
-        collation, (arg, array) = self._settle_collation(name, [arg, array])
+        collation, (arg, array) = self._pin(name, [arg, array])
         if implement(overload, is_operator=True, collation=collation, case=self.facts.case) is None:
             raise self._no_operator(at)
         is_all = body["kind"] == "AEXPR_OP_ALL"
@@ -705,10 +469,8 @@ class Checker:
             if element(type_).startswith("enum:"):
                 raise LookupError
         except LookupError:
-            raise reject_at(
-                at, f"could not identify an ordering of type {self.type_name(type_)}", _TYPES_HINT
-            ) from None
-        collation, args = self._settle_collation("<", args)
+            raise reject_at(at, f"could not identify an ordering of type {self.type_name(type_)}", TYPES_HINT) from None
+        collation, args = self._pin("<", args)
         return Extreme(tuple(args), is_greatest, collation, type_, at)
 
     def _case(self, body: Mapping[str, Any]) -> Node:
@@ -803,7 +565,7 @@ class Checker:
 
     def _collate(self, body: Mapping[str, Any]) -> Node:
         at = self._at(body)
-        words = [_string(word) for word in body.get("collname", ())]
+        words = [word_of(word) for word in body.get("collname", ())]
         if words[:1] == ["pg_catalog"]:
             words = words[1:]
         if words not in (["C"], ["POSIX"]):
@@ -824,7 +586,7 @@ class Checker:
 
     def _row(self, body: Mapping[str, Any]) -> Node:
         raise reject_at(
-            self._at(body), _NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND"
+            self._at(body), NO_OPERATOR, "Rows do not compare; compare their columns and join them with AND"
         )
 
     # --- functions ---------------------------------------------------------------------------------------------------
@@ -847,7 +609,7 @@ class Checker:
 
     def _function(self, body: Mapping[str, Any]) -> Node:
         at = self._at(body)
-        words = [_string(word) for word in body.get("funcname", ())]
+        words = [word_of(word) for word in body.get("funcname", ())]
         is_builtin = len(words) == 1 or words[0] == "pg_catalog"
         name = words[-1] if is_builtin else ".".join(words)
         raw = body.get("args", ())
@@ -865,13 +627,13 @@ class Checker:
         if name == "concat" and is_builtin and raw:
             return self._concat([self.transform(arg) for arg in raw], at)
         signatures = FUNCTIONS_BY_NAME.get(name) if is_builtin else None
-        if signatures is None and not (is_builtin and len(raw) == 1 and name in _CASTABLE):
+        if signatures is None and not (is_builtin and len(raw) == 1 and name in CASTABLE):
             raise self._no_function(name, len(raw), at)
         if any("RowExpr" in arg for arg in raw):
             raise self._no_function(name, len(raw), at)
         args = [self.transform(arg) for arg in raw]
         types = [arg.type for arg in args]
-        if len(args) == 1 and name in _CASTABLE and (signatures is None or types[0] == UNKNOWN):
+        if len(args) == 1 and name in CASTABLE and (signatures is None or types[0] == UNKNOWN):
             return self._type_function(name, args[0], at)
         if signatures is None or not any(len(declared) == len(types) for declared, _ in signatures):
             raise self._no_function(name, len(raw), at)
@@ -925,55 +687,6 @@ class Checker:
         return [Const("text", known, first.at), *args[1:]]
 
 
-class _Param(Const):
-    """
-    A literal that came as a parameter.
-    """
-
-    __slots__ = ("number",)
-
-    def __init__(self, type_: str, value: str, at: int, number: int) -> None:
-        super().__init__(type_, value, at)
-        object.__setattr__(self, "number", number)
-
-    number: int
-
-
-def collate(node: Node) -> Node:
-    """
-    Pin a text to byte order.
-    """
-    return node if isinstance(node, Collated) else Collated(node, node.type, node.at)
-
-
-def collation_of(*nodes: Node) -> tuple[Collation, bool]:
-    """
-    Give the collation that comes of operands, and whether it was written.
-
-    A written one wins, then a column's own, then the database's. Where columns with different ones meet Postgres would
-    not know; that counts as another one, so it is pinned.
-    """
-    found = [_collation(node) for node in nodes]
-    if any(is_written for _, is_written in found):
-        return Collation.C, True
-    kinds = {collation for collation, _ in found}
-    return next((kind for kind in (Collation.OTHER, Collation.C) if kind in kinds), Collation.DEFAULT), False
-
-
-def _collation(node: Node) -> tuple[Collation, bool]:
-    if isinstance(node, Collated):
-        return Collation.C, True
-    if isinstance(node, ColumnRef):
-        return node.collation, False
-    # What only passes through another type has lost its collation.
-    below = [child for child in children(node) if _is_collatable(child.type)]
-    return collation_of(*below)
-
-
-def _is_collatable(type_: str) -> bool:
-    return element(type_) in TEXTUAL
-
-
 def _has_column(node: Node) -> bool:
     waiting = [node]
     while waiting:
@@ -991,20 +704,3 @@ def _size(node: Node) -> int:
         count += 1
         waiting.extend(children(waiting.pop()))
     return count
-
-
-def _literal_hint(type_: str) -> str:
-    hints = {
-        "date": "Dates are written as 2024-01-31, with BC behind where needed, or epoch, infinity, -infinity",
-        "time": "Times are written with seconds: 10:30:00, with a fraction of up to six digits, or with AM or PM",
-        "timestamp": "Timestamps are written as 2024-01-31 10:30:00, or epoch, infinity, -infinity",
-        "timestamptz": "A timestamptz is written with its offset: 2024-01-31 10:30:00+00, or epoch, infinity, -infinity",
-        "interval": "Intervals are written as P1DT2H or 1 day 2 hours, with fractions of seconds only",
-        "bytea": "A bytea is written in hex form: \\x00ff",
-        "jsonb": "Documents are written as JSON",
-    }
-    if is_array(type_):
-        return "Arrays are written as {1,2,NULL}"
-    if is_enum(type_):
-        return "Its labels are not known here; compare its text: status::text = 'open'"
-    return hints.get(type_, "")
