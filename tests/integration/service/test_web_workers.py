@@ -136,3 +136,48 @@ async def test_worker_that_stands_still_slows_nobody(database: Any, tmp_path: Pa
         assert {head.split(b"\r\n")[0] for head, _ in answers} == {b"HTTP/1.1 200 OK"}
         assert {rows_of(body)[0] for _, body in answers} == {"1"}
         assert sum(follower.retries for follower in followers) == 0
+
+
+async def test_death_of_the_engine_costs_clients_nothing(database: Any, tmp_path: Path) -> None:
+    """
+    What was served and cannot change is served on, who asks whether there is more waits, and who is parked, on a long
+    poll or a stream, gets the next change on the connection it has.
+    """
+    database.execute("CREATE TABLE items (id int PRIMARY KEY, note text)")
+    database.execute("INSERT INTO items SELECT i, repeat('x', 1000) FROM generate_series(1, 40) i")
+    env = {"PENSTOCK_LONG_POLL_TIMEOUT_S": "20", "ELECTRIC_SHAPE_CHUNK_BYTES_THRESHOLD": "10000"}
+    async with Service(database.url, tmp_path, "--web-workers", "1", env=env) as service:
+        bodies: list[bytes] = []
+        params = {"table": "items", "offset": "-1"}
+        places = [params]
+        while True:
+            answer = await service.get("/v1/shape", **params)
+            bodies.append(answer.content)
+            params = {"table": "items", "offset": answer.headers["electric-offset"]}
+            params["handle"] = answer.headers["electric-handle"]
+            if "electric-up-to-date" in answer.headers:
+                break
+            places.append(params)
+        assert len(bodies) > 3
+        target = f"/v1/shape?table=items&handle={params['handle']}&offset={params['offset']}&live=true".encode()
+        poll, events = [Connection(*await asyncio.open_connection("127.0.0.1", service.port)) for _ in range(2)]
+        poll.send(target)
+        events.send(target + b"&live_sse=true")
+        assert b"text/event-stream" in await events.head()
+        old = await service.kill("engine")
+        # The last answer says that there is no more, which nobody can say now.
+        again = [(await service.get("/v1/shape", **place)).content for place in places[:-1]]
+        assert again == bodies[:-1]
+        end = await service.get("/v1/shape", **params)
+        assert end.status_code == 200
+        assert "electric-up-to-date" in end.headers
+        await service.pid("engine", other_than=old)
+        database.execute("INSERT INTO items VALUES (41, 'new')")
+        async with asyncio.timeout(30):
+            head, body = await poll.answer()
+            part = await events.chunk()
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert rows_of(body) == ["41"]
+        assert b'"41"' in part
+        poll.close()
+        events.close()
