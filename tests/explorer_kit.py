@@ -334,6 +334,14 @@ class ModelLog:
         self.part = 0
         self.commit_mark, self.end_mark = commit_lsn.value, end.value
 
+    def append_whole(
+        self, transactions: Sequence[tuple[int, Sequence[tuple[int, bytes]]]], commit_lsn: CommitLsn, end: EndLsn
+    ) -> None:
+        """See `ShapeLog`."""
+        for tx, elements in transactions:
+            self.append(tx, elements)
+        self.commit(commit_lsn, end)
+
     def abandon_part(self) -> None:
         """See `ShapeLog`."""
         self.part = 0

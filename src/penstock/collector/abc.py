@@ -1,20 +1,23 @@
 """
 What the collector hands to the consumers, and what it needs of them.
+
+The two that are made for every row and for every transaction are structs that the collector of cyclic garbage does not
+look at: they hold what was there before them, and nothing that could hold them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+import msgspec
 
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Operation, Row
 
 
-@dataclass(slots=True)
-class RoutedChange:
+class RoutedChange(msgspec.Struct, gc=False):
     """
     One operation of a transaction on its way to the shapes it may concern.
 
@@ -38,7 +41,7 @@ class RoutedChange:
     old: Row | None
     new: Row | None
     is_old_missing: bool = False
-    encoded: dict[object, tuple[tuple[int, bytes], ...]] = field(default_factory=dict)
+    encoded: dict[object, tuple[tuple[int, bytes], ...]] = msgspec.field(default_factory=dict)
 
 
 INCLUDES_NEW: Final = 1
@@ -49,8 +52,7 @@ UNKNOWN: Final = -1
 """A verdict: whoever gets the change has to find out."""
 
 
-@dataclass(slots=True)
-class RoutedPart:
+class RoutedPart(msgspec.Struct, gc=False):
     """
     What a published transaction, or a fragment of one, holds for one shape. Lists may be shared between shapes.
 

@@ -37,6 +37,7 @@ from penstock.collector.filter.index import FilterIndex
 from penstock.collector.flush_tracker import FlushTracker
 from penstock.collector.routed_xids import RoutedXids
 from penstock.postgres.lsn import CommitLsn, EndLsn
+from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Change, Fragment, Frontier, Omitted, Operation, RelationSeen, StreamEvent
 from penstock.shapes.definition import ShapeDefinition
 
@@ -191,22 +192,26 @@ class ShapeLogCollector:
         if not len(self._index):
             return []
         missing: dict[int, None] = {}
+        known: RelationDescription | None = None
         for event in events:
-            for oid in self._relations_asked_about(event):
-                if self._facts.ancestors_of(oid) is None:
-                    missing[oid] = None
+            if isinstance(event, Fragment):
+                # Nearly all that comes, and nearly all of it of the relation that was asked about a moment ago.
+                for change in event.changes:
+                    if change.relation is not known:
+                        known = change.relation
+                        if self._facts.ancestors_of(known.id.oid) is None:
+                            missing[known.id.oid] = None
+                    if change.operation is Operation.TRUNCATE:
+                        missing.update(dict.fromkeys(self._unknown(self._index.tables())))
+            else:
+                missing.update(dict.fromkeys(self._unknown(self._relations_asked_about(event))))
         return list(missing)
 
-    def _relations_asked_about(self, event: StreamEvent) -> Iterable[int]:
+    def _unknown(self, oids: Iterable[int]) -> Iterable[int]:
+        return (oid for oid in oids if self._facts.ancestors_of(oid) is None)
+
+    def _relations_asked_about(self, event: RelationSeen | Omitted | Frontier) -> Iterable[int]:
         match event:
-            case Fragment():
-                before = None
-                for change in event.changes:
-                    if change.relation is not before:
-                        before = change.relation
-                        yield before.id.oid
-                    if change.operation is Operation.TRUNCATE:
-                        yield from self._index.tables()
             case RelationSeen():
                 yield event.description.id.oid
             case Omitted():
@@ -266,8 +271,11 @@ class ShapeLogCollector:
             self.tracker.handle_txn_fragment(commit, concerned, end, now)
         collected = self._collected
         for table, routed in by_table.items():
+            whole = index.whole(table)
+            if not whole:
+                continue
             part = RoutedPart(commit, fragment.xid, routed, end)
-            for incarnation in index.whole(table):
+            for incarnation in whole:
                 if incarnation in collected:
                     collected[incarnation].append(part)
                 else:
@@ -279,7 +287,10 @@ class ShapeLogCollector:
                     collected[incarnation].append(part)
                 else:
                     collected[incarnation] = [part]
-        self._end_transaction(commit, end)
+        # As `_end_transaction` does; none was half-way.
+        self.last_seen_commit = commit
+        self.last_seen_end = end
+        self._last_commit = self.last_seen_lsn = commit.value
 
     def _handle_fragment(self, fragment: Fragment, now: float) -> None:
         commit = fragment.commit_lsn
@@ -376,18 +387,13 @@ class ShapeLogCollector:
                 before = relation
                 cached = self._tables_of.get(relation.id.oid)
                 tables = self._find_tables(relation.id.oid) if cached is None else cached
-            if change.operation is Operation.TRUNCATE:
+            operation = change.operation
+            if operation is Operation.TRUNCATE:
                 spoiled.update(dict.fromkeys(self._tables_around(relation.id.oid)))
                 continue
             for table in tables:
                 routed = RoutedChange(
-                    change.operation,
-                    relation,
-                    table,
-                    change.op_position,
-                    change.old,
-                    change.new,
-                    change.is_old_missing,
+                    operation, relation, table, change.op_position, change.old, change.new, change.is_old_missing
                 )
                 if table in by_table:
                     by_table[table].append(routed)

@@ -173,13 +173,13 @@ class RoutedXids:
         return high >= snapshot.xmax or any(low <= xid <= high for xid in snapshot.running)
 
     def _fold(self, count: int) -> None:
-        old = self._folded
-        for xid in list(self._commits)[:count]:
-            commit = self._commits.pop(xid)
-            if old is None:
-                old = _Folded(xid, xid, commit)
-                continue
-            low = xid if _is_after(old.low, xid) else old.low
-            high = xid if _is_after(xid, old.high) else old.high
-            old = _Folded(low, high, old.oldest)
-        self._folded = old
+        remembered = list(self._commits.items())
+        folded = remembered[:count]
+        low, high, oldest = self._folded or (folded[0][0], folded[0][0], folded[0][1])
+        for xid, _ in folded:
+            if 0 < ((low - xid) & _MASK) < _HALF:
+                low = xid
+            if 0 < ((xid - high) & _MASK) < _HALF:
+                high = xid
+        self._folded = _Folded(low, high, oldest)
+        self._commits = dict(remembered[count:])

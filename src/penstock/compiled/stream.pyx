@@ -19,6 +19,7 @@ needed and is given back when it has become large; the interpreter's lock guards
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.type cimport PyType_GenericAlloc
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
@@ -305,6 +306,15 @@ cdef inline uint64_t _u64(const uint8_t *data) noexcept:
     return (<uint64_t>_u32(data) << 32) | _u32(data + 4)
 
 
+cdef inline object _position(object kind, uint64_t value):
+    """
+    Make a position of this class without its constructor, which looks whether the number has 64 bits.
+    """
+    made = PyType_GenericAlloc(kind, 0)
+    made.value = value
+    return made
+
+
 @cython.final
 cdef class FrameLoop:
     """
@@ -388,7 +398,7 @@ cdef class FrameLoop:
                     raise DecodeError("a transaction begins inside another one, or its Begin message is malformed")
                 is_inside = True
                 commit = _u64(data + at + KIND_AT + 1)
-                assembler._commit_lsn = self.commit_lsn(commit)
+                assembler._commit_lsn = _position(self.commit_lsn, commit)
                 assembler._xid = _u32(data + at + KIND_AT + 17)
                 assembler._is_first = True
                 assembler._changes = changes = []
@@ -405,7 +415,7 @@ cdef class FrameLoop:
                         assembler._xid,
                         changes,
                         assembler._is_first,
-                        self.end_lsn(_u64(data + at + KIND_AT + 10)),
+                        _position(self.end_lsn, _u64(data + at + KIND_AT + 10)),
                     )
                 )
                 is_inside = False

@@ -268,6 +268,19 @@ class ShapeLog(Protocol):
         """
         ...
 
+    def append_whole(
+        self, transactions: Sequence[tuple[int, Sequence[tuple[int, bytes]]]], commit_lsn: CommitLsn, end: EndLsn
+    ) -> None:
+        """
+        Add whole transactions, each as its commit LSN and its elements, and make them readable; nothing is half-way.
+
+        Args:
+            transactions: those of one delivery that add something, in order.
+            commit_lsn: the last transaction delivered, whether or not it added anything.
+            end: where that ends.
+        """
+        ...
+
     def abandon_part(self) -> None:
         """
         Drop the elements appended since the last commit (those of a transaction whose rest will be read again).

@@ -33,7 +33,7 @@ from penstock.collector.abc import RoutedPart
 from penstock.consumers.abc import ShapeLog
 from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.projection import Rotate, Shared
+from penstock.consumers.projection import Element, Rotate, Shared
 from penstock.errors import ShapeError
 from penstock.postgres.lsn import CommitLsn, EndLsn
 
@@ -193,28 +193,58 @@ class Consumer:
         log, handler = self.log, self._handler
         assert log is not None
         assert handler is not None
-        for part in parts:
-            commit = part.commit_lsn.value
-            if commit <= self.done.value:
-                continue
-            self.current = commit
-            answer = handler.handle(part, shared)
-            if isinstance(answer, Rotate):
-                return answer
-            if answer:
-                log.append(commit, answer)
-            if part.end is None:
-                self._open = commit
-                self._open_bytes += sum(len(element) for _, element in answer)
-                if self._open_bytes > self._limits.open_bytes_max:
-                    return Rotate(f"a transaction holds more than {self._limits.open_bytes_max} bytes for the shape")
-                continue
-            log.commit(part.commit_lsn, part.end)
-            self.done = part.commit_lsn
-            self.done_end = part.end
-            self._open = 0
-            self._open_bytes = 0
+        done = self.done.value
+        # Transactions that came in one part each: converted one by one, handed to the log together.
+        whole: list[tuple[int, Sequence[Element]]] = []
+        last: RoutedPart | None = None
+        try:
+            for part in parts:
+                commit = part.commit_lsn.value
+                if commit <= done:
+                    continue
+                self.current = commit
+                answer = handler.handle(part, shared)
+                if isinstance(answer, Rotate):
+                    return answer
+                if part.end is not None and not self._open:
+                    if answer:
+                        whole.append((commit, answer))
+                    last = part
+                    done = commit
+                    continue
+                if last is not None:
+                    self._commit_whole(log, whole, last)
+                    whole, last = [], None
+                if answer:
+                    log.append(commit, answer)
+                if part.end is None:
+                    self._open = commit
+                    self._open_bytes += sum(len(element) for _, element in answer)
+                    if self._open_bytes > self._limits.open_bytes_max:
+                        return Rotate(
+                            f"a transaction holds more than {self._limits.open_bytes_max} bytes for the shape"
+                        )
+                    continue
+                log.commit(part.commit_lsn, part.end)
+                self.done = part.commit_lsn
+                self.done_end = part.end
+                done = commit
+                self._open = 0
+                self._open_bytes = 0
+        finally:
+            # Whatever became of the one behind them, these are the shape's.
+            if last is not None:
+                self._commit_whole(log, whole, last)
         return None
+
+    def _commit_whole(self, log: ShapeLog, whole: Sequence[tuple[int, Sequence[Element]]], last: RoutedPart) -> None:
+        """
+        Hand whole transactions to the log, of which `last` is the newest, and take them as done.
+        """
+        assert last.end is not None
+        log.append_whole(whole, last.commit_lsn, last.end)
+        self.done = last.commit_lsn
+        self.done_end = last.end
 
     def spoil(self, at: CommitLsn, xid: int | None, reason: str) -> Rotate | None:
         """

@@ -74,17 +74,16 @@ class ShapeHandler:
             return converted
         held = self._held
         if part.end is None:
-            plain = converted.plain
-            if not plain:
+            if not converted:
                 return ()
-            self._held = plain[-1]
-            return plain[:-1] if held is None else [held, *plain[:-1]]
+            self._held = converted[-1]
+            return converted[:-1] if held is None else [held, *converted[:-1]]
         if held is None:
-            return converted.marked
-        if not converted.marked:
+            return converted
+        if not converted:
             return self._end()
         self._held = None
-        return [held, *converted.marked]
+        return [held, *converted]
 
     def _end(self) -> Sequence[Element]:
         if self._held is None:

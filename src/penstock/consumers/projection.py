@@ -61,39 +61,26 @@ class Rotate(NamedTuple):
     reason: str
 
 
-class Converted(NamedTuple):
-    """
-    What a list of changes became.
-
-    Attributes:
-        plain: the elements.
-        marked: the same, with the last one marked as the last of its transaction.
-    """
-
-    plain: Sequence[Element]
-    marked: Sequence[Element]
-
-
-Shared: TypeAlias = dict[tuple[int, "Projection"], Converted | Rotate]
+Shared: TypeAlias = dict[tuple[int, "Projection"], Sequence[Element] | Rotate]
 """
 What lists of changes became, by identity of list and projection. Valid only while the lists are alive: for one delivery.
 """
 
 _INCLUDES_BOTH: Final = INCLUDES_NEW | INCLUDES_OLD
 
-_EMPTY: Final = Converted((), ())
 _TRUNCATED: Final = Rotate("table was truncated")
 _OLD_MISSING: Final = Rotate("a row came without its old values: replica identity is not full")
 
 
-def _mark(plain: Sequence[Element]) -> Converted:
+def _mark(plain: Sequence[Element]) -> Sequence[Element]:
     """
-    Add the elements of which the last one is marked.
+    Mark the last element as the last of its transaction.
     """
     if not plain:
-        return _EMPTY
+        return ()
     op, element = plain[-1]
-    return Converted(plain, [*plain[:-1], (op, mark_last(element))])
+    marked = (op, mark_last(element))
+    return (marked,) if len(plain) == 1 else [*plain[:-1], marked]
 
 
 class Projection:
@@ -129,9 +116,9 @@ class Projection:
         """
         return self._definition
 
-    def convert(self, part: RoutedPart) -> Converted | Rotate:
+    def convert(self, part: RoutedPart) -> Sequence[Element] | Rotate:
         """
-        Make the elements of all changes of a part.
+        Make the elements of all changes of a part; if it ends its transaction, the last is marked.
         """
         end = headers_end(part.xid, part.commit_lsn.value)
         plain: list[Element] = []
@@ -142,8 +129,8 @@ class Projection:
                 if isinstance(made, Rotate):
                     return made
                 elements = change.encoded[self] = made
-            plain.extend(elements)
-        return _mark(plain)
+            plain += elements
+        return plain if part.end is None else _mark(plain)
 
     def kept(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
         """
@@ -193,7 +180,8 @@ class Projection:
             return _TRUNCATED
         if change.is_old_missing:
             return _OLD_MISSING
-        encoder = self._encoder_for(change.relation)
+        relation = change.relation
+        encoder = self._encoder if relation is self._relation else self._take_description(relation)
         if isinstance(encoder, Rotate):
             return encoder
         old, new = change.old, change.new
@@ -242,9 +230,9 @@ class Selection(Projection):
         self._selected_relation: RelationDescription | None = None
         self._includes: Includes | Rotate = Rotate("no description yet")
 
-    def convert(self, part: RoutedPart) -> Converted | Rotate:
+    def convert(self, part: RoutedPart) -> Sequence[Element] | Rotate:
         """
-        Make the elements of all changes of a part.
+        Make the elements of all changes of a part; if it ends its transaction, the last is marked.
         """
         end = headers_end(part.xid, part.commit_lsn.value)
         plain: list[Element] = []
@@ -254,7 +242,7 @@ class Selection(Projection):
             if isinstance(made, Rotate):
                 return made
             plain.extend(made)
-        return _mark(plain)
+        return plain if part.end is None else _mark(plain)
 
     def _judge(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
         """

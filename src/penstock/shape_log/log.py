@@ -235,6 +235,23 @@ class FileShapeLog:
         self._last = self._written.last
         self._settle_nothing()
 
+    def append_whole(
+        self, transactions: Sequence[tuple[int, Sequence[tuple[int, bytes]]]], commit_lsn: CommitLsn, end: EndLsn
+    ) -> None:
+        """
+        Add whole transactions, each as its commit LSN and its elements, and make them readable; nothing is half-way.
+
+        Args:
+            transactions: those of one delivery that add something, in order.
+            commit_lsn: the last transaction delivered, whether or not it added anything.
+            end: where that ends.
+        """
+        assert self._committed is None or commit_lsn.value > self._committed[0].value, "transactions ascend"
+        if transactions:
+            assert self._committed is None or transactions[0][0] > self._committed[0].value, "transactions ascend"
+            self._tail.append_whole(transactions)
+        self.commit(commit_lsn, end)
+
     def abandon_part(self) -> None:
         """
         Drop the elements appended since the last commit (those of a transaction whose rest will be read again).

@@ -14,7 +14,7 @@ A reducer without effects.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -114,6 +114,33 @@ class Tail:
             if chunk_bytes >= self._chunk_bytes_max:
                 self.boundaries.append(past)
                 chunk_bytes = 0
+        self._chunk_bytes = chunk_bytes
+        self.bytes_count += added
+        self.open_bytes += added
+
+    def append_whole(self, transactions: Iterable[tuple[int, Sequence[tuple[int, bytes]]]]) -> None:
+        """
+        Add transactions, each with elements, behind all others, of which none is half-way.
+        """
+        txs, starts, all_elements, boundaries = self._txs, self._starts, self._elements, self.boundaries
+        newest = txs[-1] if txs else -1
+        past = self.base + len(all_elements)
+        chunk_bytes, bytes_max = self._chunk_bytes, self._chunk_bytes_max
+        added = 0
+        for tx, elements in transactions:
+            assert newest < tx, "transactions ascend"
+            newest = tx
+            txs.append(tx)
+            starts.append(past)
+            all_elements += elements
+            for _, element in elements:
+                past += 1
+                size = len(element)
+                added += size
+                chunk_bytes += size
+                if chunk_bytes >= bytes_max:
+                    boundaries.append(past)
+                    chunk_bytes = 0
         self._chunk_bytes = chunk_bytes
         self.bytes_count += added
         self.open_bytes += added

@@ -281,11 +281,12 @@ def test_shapes_share_what_became_of_a_change() -> None:
     projections = Projections()
     inside = change("update", row(1, n=5), row(1, n=6))
     moving = change("update", row(1, n=1), row(1, n=6), position=6)
-    found = [projections.of(shape(where)).convert(part(inside, moving)) for where in ("n > 3", "n > 4", "n > 5", None)]
+    begun = replace(part(inside, moving), end=None)
+    found = [projections.of(shape(where)).convert(begun) for where in ("n > 3", "n > 4", "n > 5", None)]
     three, four, five, whole = [made for made in found if not isinstance(made, Rotate)]
-    assert three.plain[0] is four.plain[0] is whole.plain[0]
-    assert three.plain[1] is four.plain[1] is five.plain[1]
-    assert whole.plain[1] is not three.plain[1]
+    assert three[0] is four[0] is whole[0]
+    assert three[1] is four[1] is five[1]
+    assert whole[1] is not three[1]
     assert projections.of(shape("n > 3")) is not projections.of(shape("n > 4"))
 
 

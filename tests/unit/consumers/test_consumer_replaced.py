@@ -4,6 +4,7 @@ What a consumer owes when it fails, and who takes its place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -28,6 +29,11 @@ class Log:
     def commit(self, commit_lsn: CommitLsn, end: EndLsn) -> None:
         """
         Take a commit.
+        """
+
+    def append_whole(self, transactions: Sequence[Any], commit_lsn: CommitLsn, end: EndLsn) -> None:
+        """
+        Take transactions.
         """
 
     def abandon_part(self) -> None:
