@@ -41,7 +41,6 @@ from typing import Final
 import msgspec
 
 SUSPICIONS_MAX: Final = 8
-ALL_COMMITS_LAST: Final = 2**64 - 1
 
 
 class Crumb(msgspec.Struct, frozen=True, array_like=True):

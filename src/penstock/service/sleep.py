@@ -138,7 +138,6 @@ class Sleeper:
 
     Attributes:
         may_poll: set while polls of the database may go on.
-        nap_count: how often it has slept.
     """
 
     def __init__(
@@ -184,7 +183,6 @@ class Sleeper:
         self._last_transaction: object = None
         self.may_poll: Final = asyncio.Event()
         self.may_poll.set()
-        self.nap_count = 0
 
     @property
     def is_asleep(self) -> bool:
@@ -256,7 +254,6 @@ class Sleeper:
         state = self._plan.state
         _log.info("connections to the database", state=state.value)
         if state is SleepState.ASLEEP:
-            self.nap_count += 1
             self.may_poll.clear()
             self._is_awake.clear()
         else:

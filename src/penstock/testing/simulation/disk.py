@@ -128,7 +128,6 @@ class VirtualDisk:
     Attributes:
         troubles: what is wrong with it.
         space_bytes: what is left; None for plenty.
-        syncs_count: syncs that succeeded.
     """
 
     def __init__(self, root: str) -> None:
@@ -137,7 +136,6 @@ class VirtualDisk:
         """
         self.troubles: Final[list[Trouble]] = []
         self.space_bytes: int | None = None
-        self.syncs_count = 0
         self.is_silent = False
         self._root: _Folder = _Folder()
         self._changes: list[_NameChange] = []
@@ -621,7 +619,6 @@ def _sync(disk: VirtualDisk, life: Life, path: str, file: _File) -> None:
         file.fail_to_sync()
         raise
     file.sync()
-    disk.syncs_count += 1
     if current_thread() is not None:
         # The power may go between the disk's having it and our hearing so.
         sleep(current_loop().chance.random() * LATENCY_S_MAX / 4)

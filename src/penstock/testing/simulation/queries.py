@@ -223,7 +223,6 @@ class VirtualSnapshots:
         Ask this server.
         """
         self._sql: Final = sql
-        self.opened_count = 0
 
     @asynccontextmanager
     async def open(self, definition: ShapeDefinition) -> AsyncIterator[_Snapshot]:
@@ -231,7 +230,6 @@ class VirtualSnapshots:
         See `SnapshotSource`.
         """
         await self._sql.round_trip()
-        self.opened_count += 1
         snapshot = _Snapshot(self._sql, definition)
         await self._sql.round_trip()
         yield snapshot
