@@ -35,6 +35,8 @@ STANDBY_NAME: Final = "standby"
 CATALOG_NAME: Final = "catalog"
 LOOK_S: Final = 0.5
 """How often the owner looks for a standby, settles for it and compares the copy."""
+RETRY_S: Final = 5.0
+"""How long to wait when the disk has refused that."""
 
 _MAGIC: Final = b"PNSTKCAT"
 _VERSION: Final = 1
@@ -172,7 +174,18 @@ class Handover:
     async def run(self) -> None:
         """
         Look for a standby and serve it, until cancelled. What an owner before us published is taken away first.
+
+        A disk that refuses, as one without room for the file does, costs the standby, and not the engine.
         """
+        while True:
+            try:
+                await self._serve()
+            except OSError as error:
+                _log.error("no standby can be looked for", error=error.strerror)
+            await asyncio.sleep(RETRY_S)
+
+    async def _serve(self) -> None:
+        self._published = None
         path = self._folder / CATALOG_NAME
         await asyncio.to_thread(path.unlink, missing_ok=True)
         mark = StandbyMark(self._folder)
