@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import math
 import random
 import time
 from collections import deque
@@ -237,14 +238,16 @@ class AsyncChangeStream(_Subscription[R]):
             ClientError: it answered something that ends the subscription.
         """
         self._state = write_state(self._stream, self._stream.resume)
-        now = time.monotonic()
-        patience_s = self._following.watch.patience_s(now)
+        watch = self._following.watch
+        patience_s = watch.patience_s(time.monotonic())
+        if patience_s <= 0:
+            # Iterating on after it was stale tries for as long again.
+            patience_s = watch.stale_after_s
         try:
-            # Iterating on after it was stale tries for a moment more.
-            async with asyncio.timeout(max(patience_s, 1.0) if patience_s < float("inf") else None):
+            async with asyncio.timeout(None if patience_s == math.inf else patience_s):
                 batch = await self._reader.next()
         except TimeoutError:
-            self._following.watch.require_answers(time.monotonic())
+            watch.require_answers(time.monotonic())
             return []
         return [
             Change("reset") if isinstance(event, MustRefetch) else read_change(event, self._decoder(), self._maker)
@@ -529,14 +532,14 @@ class AsyncShape(_Subscription[R]):
 
     async def _until_first(self) -> None:
         watch = self._following.watch
-        while watch.at(time.monotonic()).age_s == float("inf") or self._rows.is_loading:
+        while watch.at(time.monotonic()).age_s == math.inf or self._rows.is_loading:
             moved = self._moved
             self._require_following()
             now = time.monotonic()
             watch.require_answers(now)
             patience_s = watch.patience_s(now)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if patience_s == float("inf") else patience_s):
+                async with asyncio.timeout(None if patience_s == math.inf else patience_s):
                     await moved.wait()
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
