@@ -5,6 +5,7 @@ Fixtures that many tests share: throwaway Postgres servers and databases, and pr
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -13,6 +14,11 @@ from hypothesis import HealthCheck, settings
 
 from penstock.compiled import choice
 from penstock.testing.postgres import Flavour, PostgresMissingError, ThrowawayDatabase, ThrowawayPostgres
+
+# Whoever starts tests in the background of a script has this signal ignored, and so would have every command that we
+# start; some of them are ended by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Deadlines measure the machine, not the code; a loaded machine would fail them at random.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
