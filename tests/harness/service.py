@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -216,6 +216,35 @@ class Service:
         if not self.log_path.exists():
             return ""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def serving(service: Service) -> Iterator[Service]:
+    """
+    Have it run for as long as the block, for fixtures that outlive every event loop, and end it in order.
+    """
+    service.start()
+    try:
+        _wait_active(service)
+        yield service
+        asyncio.run(service.stop())
+    finally:
+        service.kill_all()
+
+
+def _wait_active(service: Service) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with httpx.Client(base_url=service.url) as client:
+        while time.monotonic() < deadline:
+            assert service.process is not None
+            assert service.process.poll() is None, f"ended with {service.process.returncode}:\n{service.log_tail()}"
+            try:
+                if client.get("/v1/health").json() == {"status": "active"}:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(POLL_S)
+    raise AssertionError(f"not active after {START_TIMEOUT_S} s:\n{service.log_tail()}")
 
 
 @contextlib.asynccontextmanager

@@ -4,20 +4,16 @@ One service for all of these tests: small chunks, short polls, removal allowed.
 
 from __future__ import annotations
 
-import asyncio
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-import httpx
 import pytest
 
-from harness.service import Service
+from harness.service import Service, serving
 from penstock.testing.postgres import ThrowawayDatabase, ThrowawayPostgres
 
 CHUNK_BYTES: Final = 100_000
-START_TIMEOUT_S: Final = 60.0
 
 
 class Served(NamedTuple):
@@ -48,27 +44,8 @@ def served(postgres_server: ThrowawayPostgres, tmp_path_factory: pytest.TempPath
             "PENSTOCK_LONG_POLL_TIMEOUT_S": "2",
         },
     )
-    service.start()
     try:
-        wait_active(service)
-        yield Served(database, service)
-        asyncio.run(service.stop())
+        with serving(service):
+            yield Served(database, service)
     finally:
-        service.kill_all()
         database.drop()
-
-
-def wait_active(service: Service) -> None:
-    """
-    Wait until a service can make shapes.
-    """
-    deadline = time.monotonic() + START_TIMEOUT_S
-    with httpx.Client(base_url=service.url) as client:
-        while time.monotonic() < deadline:
-            try:
-                if client.get("/v1/health").json() == {"status": "active"}:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-    raise AssertionError(f"not active after {START_TIMEOUT_S} s:\n{service.log_tail()}")
