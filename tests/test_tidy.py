@@ -74,6 +74,7 @@ SHELL: Final = {
     "replication.waiting",
     "service.cells",
     "service.declarations",
+    "service.disk_watch",
     "service.embedding",
     "service.engine",
     "service.facts",

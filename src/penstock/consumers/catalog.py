@@ -82,6 +82,8 @@ HANDLE_MISMATCH: Final = (
     "The specified shape definition and handle do not match. Please ensure the shape definition is correct or omit the"
     " shape handle from the request to obtain a new one."
 )
+_NO_ROOM: Final = "Failed to create shape: the disk is nearly full, please retry later"
+_NO_ROOM_RETRY_S: Final = 10
 _NOT_READY_RETRY_S: Final = 5
 _LETTERS: Final = "letters"  # kind of a fact
 RESTORE_SLICE_COUNT: Final = 100
@@ -192,6 +194,8 @@ class ShapeCatalog:
         self._key_of: Final[dict[int, bytes]] = {}
         self._creations: Final[dict[bytes, _Creation]] = {}
         self._is_closed = False
+        self.has_room: Callable[[], bool] = _always
+        """Tells whether the disks have room for new shapes; without it they are refused with a 503."""
         self._is_restored: Final = asyncio.Event()
         self._perhaps_unused: Final[set[int]] = set()
         self._creating_on: Final[dict[int, int]] = {}
@@ -525,6 +529,8 @@ class ShapeCatalog:
     def _begin_creation(self, resolved: Resolved, *, is_compacting: bool) -> _Creation:
         if self._is_closed or len(self._creations) >= self._limits.snapshot_count_max:
             raise RequestError(503, _CANNOT_CREATE, retry_after_s=1)
+        if not self.has_room():
+            raise RequestError(503, _NO_ROOM, retry_after_s=_NO_ROOM_RETRY_S)
         self._sheds.refuse(resolved.definition.canonical())
         creation = self._creations[resolved.key] = _Creation(is_compacting=is_compacting)
         self._start_task(self._create(resolved, creation), f"create shape on {resolved.definition.table.name}")
@@ -643,6 +649,10 @@ async def _compile_all(rows: Sequence[ShapeRow]) -> list[Condition]:
         if condition is not None:
             compiled.append(condition)
     return compiled
+
+
+def _always() -> bool:
+    return True
 
 
 def refusal(error: PenstockError) -> Refused | Rotated:

@@ -19,7 +19,6 @@ from penstock.errors import LogError
 
 _log: Final = structlog.get_logger(__name__)
 
-
 class Scales(Protocol):
     """
     Tells how large the files of shapes are.
@@ -28,6 +27,12 @@ class Scales(Protocol):
     async def weigh(self, shapes: Collection[tuple[str, int]]) -> Mapping[int, int]:
         """
         Give the bytes of these shapes, named by handle and incarnation; those without files are left out.
+        """
+        ...
+
+    async def empty_trash(self) -> None:
+        """
+        Delete what was thrown away.
         """
         ...
 
@@ -49,10 +54,12 @@ class Evictor:
         bytes_max: int | None,
         interval_s: float,
         is_active: Callable[[], bool],
+        clock: Callable[[], float],
     ) -> None:
         """
-        Take the limits; None is no limit.
+        Take the limits; None is no limit. The clock is the one that dates readings.
         """
+        self._clock: Final = clock
         self._registry: Final = registry
         self._scales: Final = scales
         self._count_max: Final = count_max
@@ -96,6 +103,37 @@ class Evictor:
         self.evicted_count += len(victims)
         _log.info("shapes are given up for others", count=len(victims), shape_count=len(entries))
         self._registry.condemn([entries[number] for number in victims], "least recently read of too many shapes")
+
+    async def make_room(self, bytes_count: int) -> None:
+        """
+        Give so many bytes of the disk back, by shapes that nobody has read for an interval; fewer if there are none.
+
+        What was given up before is deleted first: while that is under way nobody else has to go.
+
+        Raises:
+            LogError: the disk cannot be read.
+        """
+        await self._scales.empty_trash()
+        if self._registry.is_burying or not self._is_active():
+            return
+        await self._weigh()
+        before = self._clock() - self._interval_s
+        entries = {
+            entry.incarnation: entry
+            for entry in self._registry
+            if entry.is_live
+            and entry.condemned is None
+            and not entry.waiters
+            and entry.read_at is not None
+            and entry.read_at <= before
+        }
+        unread = [Readable(number, entry.read_at, _bytes_of(entry)) for number, entry in entries.items()]
+        kept = sum(shape.bytes_count for shape in unread) - bytes_count
+        victims = choose_victims(unread, count_max=None, bytes_max=max(0, kept))
+        if victims:
+            self.evicted_count += len(victims)
+            _log.warning("shapes are given up for space on the disk", count=len(victims))
+            self._registry.condemn([entries[number] for number in victims], "least recently read, and the disk is full")
 
     async def _weigh(self) -> None:
         """

@@ -72,6 +72,7 @@ class RelayWriter:
         disk: Disk | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        is_disk_low: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Touch nothing yet; see `start`.
@@ -87,7 +88,10 @@ class RelayWriter:
             disk: another one in tests.
             clock: seconds, for `is_disk_hung`.
             wall_clock: seconds since 1970, for the header of an epoch.
+            is_disk_low: asked by the disk thread; while it is true nothing is read between transactions.
         """
+        self._ask_disk_low = is_disk_low
+        self._is_disk_low = False
         self._limits = limits if limits is not None else RelayLimits()
         self._log = RelayLog(
             folder=folder,
@@ -266,9 +270,9 @@ class RelayWriter:
     @property
     def is_out_of_room(self) -> bool:
         """
-        Whether the relay budget is used up, so that nothing is read between transactions.
+        Whether the relay budget or the disk is used up, so that nothing is read between transactions.
         """
-        return self._log.relay_bytes >= self._limits.relay_bytes_max
+        return self._is_disk_low or self._log.relay_bytes >= self._limits.relay_bytes_max
 
     @property
     def failure(self) -> str | None:
@@ -318,6 +322,7 @@ class RelayWriter:
                 elif request is not None:
                     self._answer(request)
                 self._trim()
+                self._is_disk_low = self._ask_disk_low()
                 self._settle_queue(size)
             self._log.close()
         except BaseException as cause:

@@ -35,7 +35,7 @@ class ReceiverReport(msgspec.Struct, frozen=True, array_like=True):
         server_end: the greatest position the server has named.
         relay_bytes: size of the relay log.
         is_paused: whether the socket is not read because we are full.
-        is_out_of_room: whether that is because the relay budget is used up.
+        is_out_of_room: whether that is because the relay budget is used up, or the disk nearly so.
         disk_failure: what the disk of the relay log last refused; empty when all is well.
         is_disk_hung: whether that disk has not answered for too long.
         has_streamed: whether this run has streamed before.

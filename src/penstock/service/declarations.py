@@ -170,6 +170,13 @@ DECLARATIONS: Final = (
     ),
     Declaration("eviction_interval_s", _D, "how often these two are looked at", at_least=0.1),
     Declaration(
+        "disk_free_bytes_min",
+        _S,
+        "with less space on a disk of ours no new shapes are made; below 3/4 of it shapes that nobody reads are given up,"
+        " below 1/2 shapes that pin the relay log, below 1/4 nothing more is read from Postgres; 5 % of the disk, at most"
+        " 1 GiB",
+    ),
+    Declaration(
         "compaction_interval_s",
         _D,
         "how often, half as much more or less, logs that allow it are compacted",

@@ -63,6 +63,7 @@ from penstock.relay.epochs import RecordedBoundary
 from penstock.relay.reader import RelayReader, read_epoch
 from penstock.replication.state import ReceiverPhase
 from penstock.service.cells import ReceiverReport, RecordedBoundaryCell, published_cell, receiver_cell
+from penstock.service.disk_watch import DiskWatch
 from penstock.service.facts import RecordedFacts
 from penstock.service.faults import EngineFaults, NoFaults
 from penstock.service.handover import Handover
@@ -315,7 +316,15 @@ class Engine:
             bytes_max=settings.shapes_bytes_max,
             interval_s=settings.eviction_interval_s,
             is_active=lambda: self._is_active.is_set() and not self.sleeper.is_asleep,
+            clock=time.monotonic,
         )
+        self.disks = DiskWatch(
+            settings.data_dir,
+            settings.relay_folder,
+            settings.disk_free_bytes_min,
+            make_room=self._evictor.make_room,
+        )
+        self.consumers.catalog.has_room = lambda: self.disks.may_create
         self._handover = Handover(
             settings.data_dir,
             self.consumers.registry,
@@ -335,6 +344,7 @@ class Engine:
             clock=time.monotonic,
             poll_s=min(POLL_S, settings.flush_stall_grace_s / 2),
             may_poll=self.sleeper.may_poll,
+            may_pin=lambda: self.disks.may_pin,
         )
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -398,6 +408,7 @@ class Engine:
                 group.create_task(self.sweep.run(), name="progress sweep"),
                 group.create_task(self.budget.run(), name="budget of bytes"),
                 group.create_task(self._evictor.run(), name="eviction"),
+                group.create_task(self.disks.run(), name="space on the disks"),
                 group.create_task(self.sleeper.run(), name="sleep"),
                 group.create_task(self._compactor.run(), name="compaction"),
                 group.create_task(self._handover.run(), name="handover"),
@@ -764,7 +775,9 @@ class Engine:
         relay_disk = ""
         if report is not None:
             relay_disk = report.disk_failure or ("its disk does not answer" if report.is_disk_hung else "")
-            relay_disk = relay_disk or ("its budget is used up" if report.is_out_of_room else "")
+            if report.is_out_of_room:
+                is_budget = report.relay_bytes >= self._settings.relay_bytes_max
+                relay_disk = relay_disk or ("its budget is used up" if is_budget else "it is nearly full")
         return Facts(
             acknowledge=self._settings.acknowledge,
             not_active="" if health.state == "active" else health.reason,
@@ -888,7 +901,7 @@ class Engine:
                 found.append(f"relay log: {report.disk_failure}")
             if report.is_disk_hung:
                 found.append("relay log: its disk does not answer")
-            if report.is_out_of_room:
+            if report.is_out_of_room and report.relay_bytes >= self._settings.relay_bytes_max:
                 found.append("relay log: the budget relay_bytes_max is used up; Postgres keeps what follows")
         settler = self.consumers.settler
         if settler.without_space:
@@ -897,6 +910,7 @@ class Engine:
             found.append(f"shape logs: the disk does not answer for {len(hung)} shapes")
         if self._control_failure:
             found.append(f"control store: {self._control_failure}")
+        found += self.disks.problems
         found += self.sweep.alarms
         found += self.budget.problems
         if not settler.may_read.is_set():

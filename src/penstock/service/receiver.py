@@ -25,6 +25,7 @@ from penstock.relay.writer import RelayWriter
 from penstock.replication.connection import ReplicationClient, ReplicationSettings
 from penstock.replication.state import ReceiverPhase, ReceiverState
 from penstock.service.cells import BoardPublisher, ReceiverReport, RecordedBoundaryCell, clip, receiver_cell
+from penstock.service.disk_watch import is_too_full_to_read
 from penstock.service.lifecycle import RoleContext, WakePipe
 from penstock.service.settings import Settings
 from penstock.service.sleep import wish_cell
@@ -82,9 +83,10 @@ class Receiver:
             wake_receiver=wake_self,
             limits=RelayLimits(
                 relay_bytes_max=settings.relay_bytes_max,
-                segment_bytes_max=max(1 << 20, min(64 << 20, settings.relay_bytes_max // 8)),
+                segment_bytes_max=settings.relay_segment_bytes,
                 transaction_bytes_max=settings.transaction_limit_bytes,
             ),
+            is_disk_low=lambda: is_too_full_to_read(settings.relay_folder, settings.disk_free_bytes_min),
         )
         self.client: Final = ReplicationClient(
             settings=ReplicationSettings(

@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shapes_max: int | None = None
     shapes_bytes_max: int | None = None
     eviction_interval_s: float = 60.0
+    disk_free_bytes_min: int | None = None
     compaction_interval_s: float = 600.0
     replication_idle_timeout_s: float = 0.0
     nap_s_max: float = 3600.0
@@ -108,6 +109,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Where the control store lies.
         """
         return self.data_dir / "state"
+
+    @property
+    def relay_segment_bytes(self) -> int:
+        """
+        The size at which a segment of the relay log is followed by another.
+        """
+        return max(MIB, min(64 * MIB, self.relay_bytes_max // 8))
 
     @property
     def transaction_limit_bytes(self) -> int:

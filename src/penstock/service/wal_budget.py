@@ -80,6 +80,7 @@ class WalBudget:
         clock: Callable[[], float],
         poll_s: float = POLL_S,
         may_poll: asyncio.Event | None = None,
+        may_pin: Callable[[], bool] = lambda: True,
     ) -> None:
         """
         Take what it looks at.
@@ -94,7 +95,9 @@ class WalBudget:
             clock: the one that dates debts.
             poll_s: how often it looks.
             may_poll: looks wait until it is set; None for always.
+            may_pin: whether the disk of the relay log has room for what only shapes keep.
         """
+        self._may_pin: Final = may_pin
         self._may_poll: Final = may_poll
         self._settings: Final = settings
         self._pool: Final = pool
@@ -191,6 +194,9 @@ class WalBudget:
             keep_bytes = None if self.retained is None else self.retained.keep_bytes
             budget = find_budget(self._settings.wal_bytes_max, keep_bytes)
         pressure = find_pressure(held, budget)
+        if held >= self._settings.relay_segment_bytes and not self._may_pin():
+            # Less than a segment frees nothing.
+            pressure = Pressure.HARD
         if pressure is not self._was_pressed:
             _log.warning("budget of bytes", pressure=pressure.value, held_bytes=held, budget_bytes=budget)
             self._was_pressed = pressure

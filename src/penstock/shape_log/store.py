@@ -305,6 +305,17 @@ class FileShapeLogStore:
         for thrown in await self._run(self._sweeper, 0, sweep, "discarding unknown shape logs"):
             self._remove_later(0, thrown)
 
+    async def empty_trash(self) -> None:
+        """
+        Delete what was thrown away and could not be deleted at once.
+
+        Raises:
+            LogError: the disk refused.
+        """
+        trash = f"{self._root}/{TRASH_NAME}"
+        for name in await self._run(self._sweeper, 0, partial(self._disk.list_folder, trash), "looking into the trash"):
+            self._remove_later(0, f"{trash}/{name}")
+
     async def weigh(self, shapes: Collection[tuple[str, int]]) -> Mapping[int, int]:
         """
         Tell how many bytes the files of these shapes hold, named by handle and incarnation, without opening them.

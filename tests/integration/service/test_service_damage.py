@@ -188,3 +188,63 @@ async def test_a_full_disk_confirms_nothing_and_heals_when_space_returns(
         await audience.agree(timeout_s=90)
         assert audience.rotations == [0]
         await until("no problem is left", service.is_well)
+
+
+async def test_a_disk_that_fills_up_costs_one_thing_after_the_other(database: Any, small_disk: Path) -> None:
+    """
+    Below the watermarks first new shapes are refused, then shapes that nobody reads go, then Postgres keeps what is
+    written; whoever follows a shape gets all of it, and all is well once space returns.
+    """
+    for table in ("good", "other", "third"):
+        database.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, t text)")
+    database.execute("INSERT INTO other SELECT g, repeat('o', 1000) FROM generate_series(1, 1500) g")
+    env = {"PENSTOCK_DISK_FREE_BYTES_MIN": "8MiB", "PENSTOCK_EVICTION_INTERVAL_S": "4s"}
+    async with (
+        Service(database.url, small_disk, env=env) as service,
+        Audience(service.url, database.url) as audience,
+    ):
+        audience.join(GOOD)
+        await audience.agree()
+        assert (await service.get("/v1/shape", table="other", offset="-1")).status_code == 200
+        ballast = small_disk / "ballast"
+
+        def leave_free(mib: float) -> None:
+            told = os.statvfs(small_disk)
+            with ballast.open("ab", buffering=0) as file:
+                file.write(bytes(told.f_bavail * told.f_frsize - int(mib * (1 << 20))))
+
+        async def is_said(sentence: str) -> bool:
+            return any(sentence in problem for problem in (await service.status())["problems"])
+
+        leave_free(7)
+        await until("new shapes are not made", lambda: is_said("no new shapes are made"))
+        refused = await service.get("/v1/shape", table="third", offset="-1")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        assert "nearly full" in refused.json()["message"]
+        database.execute("INSERT INTO good VALUES (1, 'one')")
+        await audience.agree()
+        assert (await service.status())["evicted_count"] == 0
+
+        leave_free(5.5)
+
+        async def is_evicted() -> bool:
+            return bool((await service.status())["evicted_count"] == 1)
+
+        await until("the shape that nobody reads is given up", is_evicted)
+        await until("its files are gone", lambda: is_said("no new shapes are made"))
+
+        leave_free(1)
+        await until("the stream is not read", lambda: is_said("nothing more is read"))
+
+        async def has_stopped() -> bool:
+            return "it is nearly full" in str((await service.status())["explain"])
+
+        await until("the receiver has seen it too", has_stopped)
+        database.execute("INSERT INTO good SELECT g, repeat('g', 1000) FROM generate_series(2, 2000) g")
+        ballast.unlink()
+        await audience.agree()
+        await until("no problem is left", service.is_well)
+        assert (await service.get("/v1/shape", table="third", offset="-1")).status_code == 200
+        assert audience.rotations == [0]
+        assert (await service.status())["shed_count"] == 0
+        assert "No space left" not in service.log_path.read_text(), "what was not read was not written either"

@@ -127,3 +127,43 @@ async def test_at_the_limit_the_shape_that_holds_most_goes_and_the_other_stays(d
             assert entry.condemned.startswith("budget")
     finally:
         await engine.stop()
+
+
+async def test_a_disk_that_is_nearly_full_sheds_before_the_budget_is_used(database: Any) -> None:
+    """
+    Without room for segments whoever pins one goes, however large the budget; less than a segment frees nothing.
+    """
+    world = World()
+    engine = Engine(world, settle_age_s=3600.0)
+    await engine.start()
+    try:
+        assert isinstance(await engine.stage.catalog.open(ShapeRequest("items", BEFORE_ALL)), Opened)
+        await engine.stage.settler.settle_all()
+        has_room = True
+        async with connected(database.url, size=1) as pool:
+            budget = WalBudget(
+                settings(flush_stall_grace_s=0.0),
+                pool,
+                tracker=engine.tracker,
+                registry=engine.stage.registry,
+                settler=engine.stage.settler,
+                report=lambda: report(5000, 5000),
+                clock=time.monotonic,
+                may_pin=lambda: has_room,
+            )
+            world.database.commit([("insert", None, row(1))])
+            engine.deliver()
+            has_room = False
+            budget._judge_ours()
+            assert engine.stage.registry.shed_count == 0
+            world.database._lsn += 64 << 20
+            world.database.commit([("insert", None, row(2))])
+            engine.deliver()
+            has_room = True
+            budget._judge_ours()
+            assert engine.stage.registry.shed_count == 0
+            has_room = False
+            budget._judge_ours()
+            assert engine.stage.registry.shed_count == 1
+    finally:
+        await engine.stop()

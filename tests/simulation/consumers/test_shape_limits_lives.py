@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -44,6 +45,7 @@ def evictor(engine: Engine, *, count_max: int | None = None, bytes_max: int | No
         bytes_max=bytes_max,
         interval_s=60.0,
         is_active=lambda: True,
+        clock=time.monotonic,
     )
 
 
