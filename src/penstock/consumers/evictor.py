@@ -19,6 +19,7 @@ from penstock.errors import LogError
 
 _log: Final = structlog.get_logger(__name__)
 
+
 class Scales(Protocol):
     """
     Tells how large the files of shapes are.
