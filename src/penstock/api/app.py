@@ -9,6 +9,7 @@ Nothing that a client sends ends in a 500; a fault of ours ends in one that tell
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,7 +169,13 @@ class ShapeApp:
                 elif not exchange.is_gone:
                     await exchange.answer(self._planner.stopping())
             except Exception:  # noqa: BLE001 - whatever it is, the client learns nothing and the log everything
-                _log.exception("request failed", request_id=exchange.request_id, path=exchange.path)
+                # As text: what renders tracebacks for an embedding program may show variables, and with them a secret.
+                _log.error(
+                    "request failed",
+                    request_id=exchange.request_id,
+                    path=exchange.path,
+                    exception=traceback.format_exc(),
+                )
                 if exchange.is_started:
                     exchange.cut()
                 else:

@@ -15,6 +15,7 @@ without it.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Hashable
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
@@ -109,7 +110,7 @@ class Question(Generic[_T]):
                     else:
                         asker.failed(error)
                 except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
-                    _log.exception("an answer could not be passed on")
+                    _log.error("an answer could not be passed on", exception=traceback.format_exc())
             if askers:
                 loop.call_soon(tell_some)
 

@@ -17,6 +17,7 @@ import asyncio
 import os
 import socket
 import struct
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -327,7 +328,7 @@ class _Peer(_Framed):
         except ConnectionLostError as error:
             kind, payload = _LOST, error.message
         except Exception:  # noqa: BLE001 - the log learns everything, the other process only that it happened
-            _log.exception("a call failed", method=call.method)
+            _log.error("a call failed", method=call.method, exception=traceback.format_exc())
             kind, payload = _FAILED, call.method
         if self.transport is None:
             return

@@ -5,6 +5,7 @@ Clients that mean harm, or are broken: each gets an answer that is documented, a
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Coroutine
 from pathlib import Path
@@ -340,3 +341,40 @@ def test_any_first_line_has_a_documented_answer(tmp_path: Path) -> None:
 
         ask()
         runner.run(serving.__aexit__(None, None, None))
+
+
+# --- what is written down --------------------------------------------------------------------------------------------
+
+
+def test_no_log_holds_a_query(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    Whether it is answered, refused, cannot be read or meets a fault of ours: secrets and values stay out of the logs.
+    """
+    caplog.set_level(logging.DEBUG)
+    hidden = b"&secret=hidden-secret&where=id%20%3D%20hidden-value&token=hidden-token"
+
+    async def test(server: Running) -> None:
+        target = b"/v1/shape?table=items&offset=-1" + hidden
+        ask = [
+            get(target),
+            get(target + b"&secret=hidden-other"),
+            get(target + b"&live=true"),
+            get(b"/v1/status?" + hidden[1:]),
+            get(target, b"content-length: 0"),
+            get(target, b"connection: upgrade", b"upgrade: websocket"),
+            get(target).replace(b"HTTP/1.1", b"HTTP/9"),
+            get(target.replace(b"=items", b"=%zz")),
+            get(target + b"&more=" + b"x" * 300_000),
+        ]
+        for text in ask:
+            await server.raw(text)
+        server.source.failure = RuntimeError("a fault")
+        for text in (ask[0], ask[3], ask[4]):
+            assert (await server.raw(text)).startswith(b"HTTP/1.1 500 ")
+
+    play(test, tmp_path, msgspec.structs.replace(GUARDED, secret="hidden-secret"))
+    written = caplog.text + "".join(capsys.readouterr())
+    assert written.count("a fault") >= 3
+    assert "hidden" not in written

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import traceback
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -640,7 +641,13 @@ class FastRequest:
         if isinstance(error, asyncio.CancelledError):
             self._cut()
             return
-        _log.error("request failed", request_id=self._request_id.decode(), path=names.SHAPE_PATH, exc_info=error)
+        # As text: what renders tracebacks for an embedding program may show variables, and with them a secret.
+        _log.error(
+            "request failed",
+            request_id=self._request_id.decode(),
+            path=names.SHAPE_PATH,
+            exception="".join(traceback.format_exception(error)),
+        )
         if self.response_started:
             self._cut()
             return
