@@ -302,6 +302,167 @@ def torture(
     )
 
 
+def _url_option(command: Any) -> Any:
+    return click.option(
+        "--url",
+        envvar="PENSTOCK_URL",
+        default="http://127.0.0.1:3000",
+        show_default=True,
+        help="Where the service is; or PENSTOCK_URL.",
+    )(command)
+
+
+def _shape_options(command: Any) -> Any:
+    for option in reversed(
+        (
+            click.option("--where", metavar="CONDITION", help="Only these rows, as in SQL; $1, $2 … are parameters."),
+            click.option("--param", "params", metavar="VALUE", multiple=True, help="The next parameter of --where."),
+            click.option("--columns", metavar="A,B,…", help="Only these columns; the primary key must be among them."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _names(columns: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()
+
+
+def _secret() -> str | None:
+    return os.environ.get("PENSTOCK_SECRET") or os.environ.get("ELECTRIC_SECRET")
+
+
+@cli.command()
+@click.argument("table")
+@_url_option
+@_shape_options
+@click.option("--json", "output", flag_value="json", help="An object on a line for each change.")
+@click.option("--csv", "output", flag_value="csv", help="A line for each change: the operation, then the whole row.")
+@click.option("--since", metavar="HANDLE:OFFSET", help="Go on from here, as Ctrl-C prints it.")
+@click.option("--snapshot-only", is_flag=True, help="Show the rows there are, and end.")
+@click.option("--changes-only", is_flag=True, help="Show only what changes from now on.")
+@click.pass_context
+def tail(
+    ctx: click.Context,
+    table: str,
+    *,
+    url: str,
+    where: str | None,
+    params: tuple[str, ...],
+    columns: str | None,
+    output: str | None,
+    since: str | None,
+    snapshot_only: bool,
+    changes_only: bool,
+) -> None:
+    """
+    Show the rows of a table, and then each change, live.
+
+    On a terminal in columns and colours, + for rows that came, ~ for what changed and - for rows that went; a plain
+    line for each when piped. The secret is taken from the variable PENSTOCK_SECRET.
+
+    \b
+    See what becomes of open orders:
+        penstock tail orders --where 'status = $1' --param open
+    Into another program, from now on:
+        penstock tail orders --changes-only --json | jq .value
+
+    Ctrl-C ends it, and prints the command that goes on where it stopped. Exit status: 0 all rows were shown, 2 nobody
+    answers or the shape is refused, 130 ended by Ctrl-C.
+    """  # noqa: D301
+    from penstock.cli.tail import TailOptions, run_tail  # noqa: PLC0415
+
+    if snapshot_only and changes_only:
+        raise click.UsageError("--snapshot-only and --changes-only leave nothing to show: give one of them.")
+    options = TailOptions(
+        table=table,
+        url=url,
+        where=where,
+        params=params,
+        columns=_names(columns),
+        output=output or "table",
+        since=since,
+        is_snapshot_only=snapshot_only,
+        is_changes_only=changes_only,
+    )
+    ctx.exit(run_tail(options, _secret()))
+
+
+@cli.command()
+@click.argument("table")
+@click.option(
+    "--to",
+    "path",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Ends with .csv, .jsonl or .parquet.",
+)
+@_url_option
+@_shape_options
+def snapshot(
+    table: str, *, path: Path, url: str, where: str | None, params: tuple[str, ...], columns: str | None
+) -> None:
+    """
+    Write the rows of a table, as they are now, into a file.
+
+    The end of the file's name says the format; Parquet needs penstock[arrow]. The rows must fit into memory. The secret
+    is taken from the variable PENSTOCK_SECRET.
+
+    \b
+    Take open orders into a notebook:
+        penstock snapshot orders --where 'status = $1' --param open --to orders.parquet
+
+    Exit status: 0 written, 2 nobody answers, the shape is refused or the file cannot be written.
+    """  # noqa: D301
+    from penstock.cli.snapshot import check_target, run_snapshot  # noqa: PLC0415
+    from penstock.client.stream import ShapeStream  # noqa: PLC0415
+
+    check_target(path)
+    stream = ShapeStream(table, where=where, params=params, columns=_names(columns), secret=_secret())
+    run_snapshot(url, stream, path)
+
+
+@cli.command()
+@click.argument("database_url", envvar="DATABASE_URL")
+@click.option("--json", "is_json", is_flag=True, help="Print them as JSON.")
+@click.pass_context
+def slots(ctx: click.Context, database_url: str, *, is_json: bool) -> None:
+    """
+    List the replication slots of a server: whose they are, what they keep, and why.
+
+    Changes nothing. Below each slot of Penstock that nobody reads stands the statement that drops it.
+
+    \b
+    Who keeps the disk full?
+        DATABASE_URL=postgresql://… penstock slots
+
+    Exit status: 0 well, 1 a slot of Penstock has no reader, 2 the server cannot be asked.
+    """  # noqa: D301
+    from penstock.cli.slots import run_slots  # noqa: PLC0415
+
+    ctx.exit(run_slots(database_url, is_json=is_json))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """
+    Print what makes a shell complete the commands and options of penstock.
+
+    \b
+    In ~/.bashrc, or ~/.zshrc with zsh:
+        eval "$(penstock completion bash)"
+    For fish:
+        penstock completion fish > ~/.config/fish/completions/penstock.fish
+    """  # noqa: D301
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    kind = get_completion_class(shell)
+    assert kind is not None, shell
+    click.echo(kind(cli, {}, "penstock", "_PENSTOCK_COMPLETE").source())
+
+
 @cli.command(hidden=True)
 @click.argument("name", expose_value=False)
 @click.pass_context
