@@ -63,8 +63,8 @@ torture: $(STAMPS)/dev ## every fault on a throwaway Postgres with default deadl
 bench: $(STAMPS)/dev ## the benchmarks: ratios measured in one run, as a table
 	$(BIN)/python -m benchmarks
 
-fuzz: $(STAMPS)/dev ## the parsers against hostile input, for longer
-	$(PYTEST) tests/property -q --hypothesis-profile=long
+fuzz: $(STAMPS)/dev ## conditions against Postgres, the parsers against hostile input, for hours if need be
+	$(PYTEST) tests/property tests/integration/where -q --hypothesis-profile=long --timeout=0
 
 lock: $(STAMPS)/dev ## compile requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --extra demo -o requirements/run.txt pyproject.toml

@@ -5,6 +5,7 @@ A timer wheel that turns: one timer of the loop for all connections. Shell.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from math import inf
 from typing import Final, Protocol
 
@@ -93,8 +94,9 @@ class Deadlines:
         for entry in self._wheel.advance(max(self._loop.time(), turned_at_s)):
             try:
                 entry.expire()
-            except Exception:  # noqa: BLE001 - one entry must not keep the others from their deadlines
-                _log.exception("a deadline could not be kept")
+            except Exception as error:  # noqa: BLE001 - one entry must not keep the others from their deadlines
+                # As text: with other settings of the log than ours a traceback would show what variables hold.
+                _log.error("a deadline could not be kept", exception="".join(traceback.format_exception(error)))
         next_s = self._wheel.next_s
         if next_s is not None and next_s < self._timer_at_s:
             self._schedule(next_s)
