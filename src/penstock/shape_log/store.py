@@ -191,9 +191,7 @@ class FileShapeLogStore:
         path = self._path(handle, incarnation)
         folder = f"{self._root}/{path}"
         before = None if known is None else known.seen
-        call = partial(
-            peek_compacted, self._disk, folder, incarnation, chunk_bytes_max, settled=settled, before=before
-        )
+        call = partial(peek_compacted, self._disk, folder, incarnation, chunk_bytes_max, settled=settled, before=before)
         try:
             found = await self._run(self._readers, incarnation, call, "looking at a shape log")
         except SyncFailedError as cause:
