@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.api.params import LogRequest, decode_query, find_secret, validate
-from penstock.errors import DecodeError
+from penstock.errors import DecodeError, Problems
 from penstock.shapes.definition import LogMode, Replica
 from penstock.shapes.offset import BEFORE_ALL, OP_INFINITY, LogOffset
 
@@ -14,7 +14,7 @@ def read(query: str) -> LogRequest:
     return request
 
 
-def problems(query: str) -> dict[str, list[str]]:
+def problems(query: str) -> Problems:
     found = validate(decode_query(query.encode()))
     assert not isinstance(found, LogRequest)
     return found

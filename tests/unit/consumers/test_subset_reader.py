@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import os
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +17,6 @@ import pytest
 from consumer_kit import until
 from penstock.consumers import spool as spool_module
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers import spool as spool_module
 from penstock.consumers.spool import Spool
 from penstock.consumers.subset_place import follow_from, must_show
 from penstock.consumers.subsets import SubsetReader
