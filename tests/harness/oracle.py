@@ -80,6 +80,8 @@ class OracleClient:
                     case MustRefetch():
                         self.rotation_count += 1
                         self._places.clear()
+                        # Of the log it had: the server may be another, whose positions begin lower.
+                        self.last_seen_lsn = 0
                     case UpToDate():
                         self.last_seen_lsn = max(self.last_seen_lsn, event.last_seen_lsn)
                     case message:
