@@ -5,20 +5,17 @@ One service for all of these tests, and both clients behind one face.
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-import httpx
 import pytest
 
 import penstock
-from harness.service import Service
+from harness.service import Service, serving
 from penstock.testing.postgres import ThrowawayDatabase, ThrowawayPostgres
 
-START_TIMEOUT_S: Final = 60.0
 CHUNK_BYTES: Final = 20_000
 
 
@@ -71,32 +68,11 @@ def ground(postgres_server: ThrowawayPostgres, tmp_path_factory: pytest.TempPath
             "PENSTOCK_ENABLE_INTEGRATION_TESTING": "true",
         },
     )
-    service.start()
     try:
-        wait_active(service)
-        yield Ground(database, service)
+        with serving(service):
+            yield Ground(database, service)
     finally:
-        service.kill_all()
-        asyncio.run(service.__aexit__())
         database.drop()
-
-
-def wait_active(service: Service) -> None:
-    """
-    Wait until a service can make shapes.
-    """
-    deadline = time.monotonic() + START_TIMEOUT_S
-    with httpx.Client(base_url=service.url) as client:
-        while time.monotonic() < deadline:
-            assert service.process is not None
-            assert service.process.poll() is None, f"it has ended:\n{service.log_tail()}"
-            try:
-                if client.get("/v1/health").json() == {"status": "active"}:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-    raise AssertionError(f"not active after {START_TIMEOUT_S} s:\n{service.log_tail()}")
 
 
 class Awaited:

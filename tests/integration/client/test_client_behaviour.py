@@ -16,7 +16,7 @@ import pytest
 
 from harness.waiting import until
 from harness.wire_proxy import WireProxy
-from integration.client.conftest import KINDS, Ground, Kind, of_each_kind, wait_active
+from integration.client.conftest import KINDS, Ground, Kind, of_each_kind
 from penstock.errors import ClientError, InvalidRequestError, ProtocolError, RowTypeError, StaleShapeError, StateError
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(40)]
@@ -220,7 +220,7 @@ async def test_a_server_that_is_killed_and_comes_back_costs_nothing(ground: Grou
             await until("its attempt has failed", partial(is_failing, shape))
             assert len(shape.rows) == 50
         ground.service.start()
-        await asyncio.to_thread(wait_active, ground.service)
+        await ground.service.wait_active()
         for shape in shapes:
             rows = await shape.wait_for(lambda rows: len(rows) == 60)
             assert ids(rows) == list(range(1, 61))
