@@ -11,6 +11,7 @@ Limit: `TABLES_MAX` entries, the oldest leave first.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,6 +20,7 @@ from penstock.database.failures import DeadlineError, ServerRefusedError
 from penstock.database.pool import QUERY_S_MAX, ConnectionPool
 from penstock.database.queries import (
     ANCESTORS_OF,
+    MAKERS_OF,
     TABLE_BY_NAME,
     TABLE_BY_OID,
     database_facts,
@@ -43,6 +45,8 @@ from penstock.where.types import TYPE_BY_OID
 
 TABLES_MAX: Final = 10_000
 CASES_S_MAX: Final = 30.0
+UNSEEN_S_MAX: Final = 5.0
+_UNSEEN_PAUSE_S: Final = 0.02
 _STALE_S: Final = 5.0  # how long an old entry is given without asking when asking failed
 
 
@@ -138,16 +142,28 @@ class CatalogInspector:
 
     async def find_ancestors(self, oid: int) -> tuple[int, ...]:
         """
-        Ask for the partitioned tables above a relation, the nearest first; none when it is gone.
+        Ask for the partitioned tables above a relation that the stream names, the nearest first; none when it is gone.
+
+        The stream may bring a commit before other sessions see it: between the two lie the work of the commit and, with
+        synchronous replication, the wait for a standby. So a relation that is not in the catalog is either dropped or
+        not to be seen yet; then whoever made it still holds its lock, which is waited for, up to `UNSEEN_S_MAX`.
 
         Raises:
             ConnectionLostError: the database is away.
         """
+        deadline = asyncio.get_running_loop().time() + UNSEEN_S_MAX
         try:
             rows = await self._pool.query(ANCESTORS_OF, [str(oid)])
+            is_being_made = True
+            while not rows and is_being_made and asyncio.get_running_loop().time() < deadline:
+                # In this order: a lock that is gone by now means that the next look sees all there is to see.
+                is_being_made = bool(await self._pool.query(MAKERS_OF, [str(oid)]))
+                if is_being_made:
+                    await asyncio.sleep(_UNSEEN_PAUSE_S)
+                rows = await self._pool.query(ANCESTORS_OF, [str(oid)])
         except (ServerRefusedError, DeadlineError) as cause:
             raise ConnectionLostError(cause.message, sqlstate=cause.sqlstate) from cause
-        return tuple(int(row[0]) for row in rows if row[0] is not None)
+        return tuple(json.loads(rows[0][0])) if rows and rows[0][0] is not None else ()
 
     async def refresh(self, oid: int) -> Table | None:
         """

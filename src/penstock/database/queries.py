@@ -89,10 +89,18 @@ WHERE c.relkind IN ('r', 'p') AND d.columns IS NOT NULL
 TABLE_BY_NAME: Final = f"{_DESCRIPTION} AND n.nspname = $1 AND c.relname = $2"
 TABLE_BY_OID: Final = f"{_DESCRIPTION} AND c.oid = $1::oid"
 
-# The partitioned tables above a relation, the nearest first.
+# One row if the relation is in the catalog: the partitioned tables above it, the nearest first, as an array; NULL for none.
 ANCESTORS_OF: Final = """
-  SELECT a.relid::oid::int8 FROM pg_catalog.pg_partition_ancestors($1::oid) WITH ORDINALITY a(relid, place)
-  WHERE a.relid::oid <> $1::oid ORDER BY a.place
+  SELECT (SELECT pg_catalog.json_agg(a.relid::oid::int8 ORDER BY a.place)
+    FROM pg_catalog.pg_partition_ancestors(c.oid) WITH ORDINALITY a(relid, place) WHERE a.relid::oid <> c.oid)
+  FROM pg_catalog.pg_class c WHERE c.oid = $1::oid
+"""
+
+# Rows while a transaction that made or drops the relation has not ended for everybody else.
+MAKERS_OF: Final = """
+  SELECT pid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
+  WHERE d.datname = pg_catalog.current_database() AND l.locktype = 'relation' AND l.relation = $1::oid
+    AND l.mode = 'AccessExclusiveLock' AND l.granted
 """
 
 

@@ -100,6 +100,35 @@ def test_finds_what_lies_above_partitions(database: ThrowawayDatabase) -> None:
     asyncio.run(scenario())
 
 
+def test_waits_for_a_partition_that_others_do_not_see_yet(database: ThrowawayDatabase) -> None:
+    """
+    The stream may bring a commit before it is to be seen: the answer is not "nothing above it" then.
+    """
+    database.execute("CREATE TABLE items (id int) PARTITION BY RANGE (id)")
+
+    async def scenario() -> None:
+        async with connected(database.url) as pool:
+            inspector = CatalogInspector(pool)
+            root = await find(pool, "items")
+            with database.connect() as maker, maker.transaction():
+                maker.execute("CREATE TABLE items_1 PARTITION OF items FOR VALUES FROM (0) TO (10)")
+                row = maker.execute("SELECT 'items_1'::regclass::oid::int8").fetchone()
+                assert row is not None
+                asked = asyncio.create_task(inspector.find_ancestors(row[0]))
+                while not asked.done():
+                    with database.connect() as onlooker:
+                        found = onlooker.execute(
+                            "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_locks%' AND pid <> pg_backend_pid()"
+                        ).fetchone()
+                    if found is not None:
+                        break
+                    await asyncio.sleep(0)
+                assert not asked.done()
+            assert await asked == (root.id.oid,)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("name", ["a_view", "a_sequence", "an_index", "nothing", "empty", "a_foreign_table"])
 def test_only_tables_with_columns_count(database: ThrowawayDatabase, name: str) -> None:
     """
