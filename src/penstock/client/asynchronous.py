@@ -23,7 +23,7 @@ import httpx
 from penstock.client.changes import Change, R, RowMaker, read_change
 from penstock.client.follow import Batch, Following, Pause
 from penstock.client.freshness import STALE_AFTER_S, Freshness
-from penstock.client.options import ShapeOptions, State, open_stream, parameter_text, write_state
+from penstock.client.options import DefinesShape, ShapeOptions, State, open_stream, parameter_text, write_state
 from penstock.client.retry import RETRIED_STATUSES, Backoff, read_retry_after
 from penstock.client.rows import ShapeRows
 from penstock.client.stream import Message, MustRefetch, ShapeStream, UpToDate, refusal
@@ -616,7 +616,7 @@ class AsyncClient:
     @overload
     def stream(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: None = None,
         since: Literal["beginning", "now"] = "beginning",
@@ -626,7 +626,7 @@ class AsyncClient:
     @overload
     def stream(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: type[R],
         since: Literal["beginning", "now"] = "beginning",
@@ -635,7 +635,7 @@ class AsyncClient:
 
     def stream(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: type[Any] | None = None,
         since: Literal["beginning", "now"] = "beginning",
@@ -648,7 +648,7 @@ class AsyncClient:
                 print(change.operation, change.value)
 
         Args:
-            table: the table, with its schema and quoted where SQL needs it.
+            table: the table, with its schema and quoted where SQL needs it; or `penstock.shape(Item)`, a shape of a model.
             row_type: the class of `Change.row`: a dataclass, a `TypedDict`, a `msgspec.Struct` or a pydantic model;
                 dicts without it.
             since: `now` to leave out the rows that are there, and, after a `reset`, what happened meanwhile.
@@ -662,14 +662,16 @@ class AsyncClient:
 
     @overload
     def shape(
-        self, table: str, *, row_type: None = None, **options: Unpack[ShapeOptions]
+        self, table: str | DefinesShape, *, row_type: None = None, **options: Unpack[ShapeOptions]
     ) -> AsyncShape[dict[str, Any]]: ...
 
     @overload
-    def shape(self, table: str, *, row_type: type[R], **options: Unpack[ShapeOptions]) -> AsyncShape[R]: ...
+    def shape(
+        self, table: str | DefinesShape, *, row_type: type[R], **options: Unpack[ShapeOptions]
+    ) -> AsyncShape[R]: ...
 
     def shape(
-        self, table: str, *, row_type: type[Any] | None = None, **options: Unpack[ShapeOptions]
+        self, table: str | DefinesShape, *, row_type: type[Any] | None = None, **options: Unpack[ShapeOptions]
     ) -> AsyncShape[Any]:
         """
         Keep the rows of a shape current.
@@ -678,7 +680,7 @@ class AsyncClient:
                 total = sum(item.price for item in shape.rows)
 
         Args:
-            table: the table, with its schema and quoted where SQL needs it.
+            table: the table, with its schema and quoted where SQL needs it; or `penstock.shape(Item)`, a shape of a model.
             row_type: the class of rows: a dataclass, a `TypedDict`, a `msgspec.Struct` or a pydantic model; dicts
                 without it.
             options: see `ShapeOptions`.
@@ -693,7 +695,7 @@ class AsyncClient:
     @overload
     async def subset(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: None = None,
         columns: Sequence[str] = (),
@@ -705,7 +707,7 @@ class AsyncClient:
     @overload
     async def subset(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: type[R],
         columns: Sequence[str] = (),
@@ -716,7 +718,7 @@ class AsyncClient:
 
     async def subset(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: type[Any] | None = None,
         columns: Sequence[str] = (),
@@ -730,7 +732,7 @@ class AsyncClient:
             newest = await client.subset("items", order_by="id DESC", limit=10)
 
         Args:
-            table: the table, with its schema and quoted where SQL needs it.
+            table: the table, with its schema and quoted where SQL needs it; or `penstock.shape(Item)`, a shape of a model.
             row_type: the class of rows, as for `shape()`.
             columns: the columns to read; all when left out.
             decode: False to leave all values as the text that Postgres writes.

@@ -20,7 +20,7 @@ import httpx
 from penstock.client.asynchronous import SILENCE_S_MAX, WAIT_S, AsyncChangeStream, AsyncClient, AsyncShape
 from penstock.client.changes import Change, R
 from penstock.client.freshness import Freshness
-from penstock.client.options import ShapeOptions, State
+from penstock.client.options import DefinesShape, ShapeOptions, State
 from penstock.client.subset import SubsetOptions
 from penstock.client.values import Decoder, Schema
 from penstock.errors import ClientError
@@ -374,7 +374,7 @@ class Client:
     @overload
     def stream(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: None = None,
         since: Literal["beginning", "now"] = "beginning",
@@ -384,7 +384,7 @@ class Client:
     @overload
     def stream(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: type[R],
         since: Literal["beginning", "now"] = "beginning",
@@ -393,7 +393,7 @@ class Client:
 
     def stream(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: type[Any] | None = None,
         since: Literal["beginning", "now"] = "beginning",
@@ -406,7 +406,7 @@ class Client:
                 print(change.operation, change.value)
 
         Args:
-            table: the table, with its schema and quoted where SQL needs it.
+            table: the table, with its schema and quoted where SQL needs it; or `penstock.shape(Item)`, a shape of a model.
             row_type: the class of `Change.row`: a dataclass, a `TypedDict`, a `msgspec.Struct` or a pydantic model;
                 dicts without it.
             since: `now` to leave out the rows that are there, and, after a `reset`, what happened meanwhile.
@@ -418,12 +418,16 @@ class Client:
         return ChangeStream(self._thread, self._client.stream(table, row_type=row_type, since=since, **options))
 
     @overload
-    def shape(self, table: str, *, row_type: None = None, **options: Unpack[ShapeOptions]) -> Shape[dict[str, Any]]: ...
+    def shape(
+        self, table: str | DefinesShape, *, row_type: None = None, **options: Unpack[ShapeOptions]
+    ) -> Shape[dict[str, Any]]: ...
 
     @overload
-    def shape(self, table: str, *, row_type: type[R], **options: Unpack[ShapeOptions]) -> Shape[R]: ...
+    def shape(self, table: str | DefinesShape, *, row_type: type[R], **options: Unpack[ShapeOptions]) -> Shape[R]: ...
 
-    def shape(self, table: str, *, row_type: type[Any] | None = None, **options: Unpack[ShapeOptions]) -> Shape[Any]:
+    def shape(
+        self, table: str | DefinesShape, *, row_type: type[Any] | None = None, **options: Unpack[ShapeOptions]
+    ) -> Shape[Any]:
         """
         Keep the rows of a shape current, while the program does something else.
 
@@ -431,7 +435,7 @@ class Client:
                 total = sum(item.price for item in shape.rows)
 
         Args:
-            table: the table, with its schema and quoted where SQL needs it.
+            table: the table, with its schema and quoted where SQL needs it; or `penstock.shape(Item)`, a shape of a model.
             row_type: the class of rows: a dataclass, a `TypedDict`, a `msgspec.Struct` or a pydantic model; dicts
                 without it.
             options: see `ShapeOptions`.
@@ -444,7 +448,7 @@ class Client:
     @overload
     def subset(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: None = None,
         columns: Sequence[str] = (),
@@ -456,7 +460,7 @@ class Client:
     @overload
     def subset(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: type[R],
         columns: Sequence[str] = (),
@@ -467,7 +471,7 @@ class Client:
 
     def subset(
         self,
-        table: str,
+        table: str | DefinesShape,
         *,
         row_type: type[Any] | None = None,
         columns: Sequence[str] = (),
@@ -481,7 +485,7 @@ class Client:
             newest = client.subset("items", order_by="id DESC", limit=10)
 
         Args:
-            table: the table, with its schema and quoted where SQL needs it.
+            table: the table, with its schema and quoted where SQL needs it; or `penstock.shape(Item)`, a shape of a model.
             row_type: the class of rows, as for `shape()`.
             columns: the columns to read; all when left out.
             decode: False to leave all values as the text that Postgres writes.

@@ -7,7 +7,7 @@ Pure values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict, cast
 
 from penstock.client.stream import Resume, ShapeStream
 from penstock.client.values import Decoder
@@ -19,6 +19,53 @@ State: TypeAlias = dict[str, Any]
 
 STATE_VERSION: Final = 1
 _SECRETS: Final = frozenset({"secret", "api_secret", "token", "access_token", "api_key", "password"})
+
+
+class ShapeParts(Protocol):
+    """
+    What a shape is of, as `penstock.models` says it.
+    """
+
+    @property
+    def table(self) -> str:
+        """
+        The table, with its schema and quoted where SQL needs it.
+        """
+        ...
+
+    @property
+    def where(self) -> str | None:
+        """
+        The condition, if there is one.
+        """
+        ...
+
+    @property
+    def params(self) -> Sequence[str]:
+        """
+        The values of its parameters.
+        """
+        ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """
+        The columns, without quotes; none for all.
+        """
+        ...
+
+
+class DefinesShape(Protocol):
+    """
+    Something made of a model that stands for a shape: what `penstock.shape(...)` gives.
+    """
+
+    @property
+    def definition(self) -> ShapeParts:
+        """
+        The shape.
+        """
+        ...
 
 
 class ShapeOptions(TypedDict, total=False):
@@ -79,13 +126,33 @@ def parameter_text(value: object) -> str:
             return str(other)
 
 
-def open_stream(table: str, secret: str | None, options: ShapeOptions, *, is_from_now: bool = False) -> ShapeStream:
+def complete_options(table: str | DefinesShape, options: ShapeOptions) -> tuple[str, ShapeOptions]:
+    """
+    Give the table's name, and the options with what a shape of a model says.
+
+    Raises:
+        ClientError: both say it.
+    """
+    if isinstance(table, str):
+        return table, options
+    parts = table.definition
+    for name in ("where", "params", "columns"):
+        if options.get(name):
+            raise ClientError(f"the shape has {name} of its own: add them to it, as in `shape(Item).where(...)`")
+    said = {"where": parts.where, "params": tuple(parts.params), "columns": tuple(parts.columns)}
+    return parts.table, cast("ShapeOptions", {**options, **said})
+
+
+def open_stream(
+    table: str | DefinesShape, secret: str | None, options: ShapeOptions, *, is_from_now: bool = False
+) -> ShapeStream:
     """
     Make the subscription that options describe.
 
     Raises:
         ClientError: an option is not one, or has a value that it cannot have.
     """
+    table, options = complete_options(table, options)
     unknown = sorted(set(options) - set(ShapeOptions.__annotations__))
     if unknown:
         raise ClientError(f"unknown option {unknown[0]!r}: there are {', '.join(ShapeOptions.__annotations__)}")
