@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from penstock.liveness.board import Board
-from penstock.service.cells import published_cell
-from penstock.service.receiver import Receiver
+from penstock.service.cells import RecordedBoundaryCell, published_cell
+from penstock.service.receiver import NOTHING_RECORDED, Receiver
 from penstock.service.settings import Settings
 from penstock.telemetry import logs
 
@@ -74,6 +74,8 @@ def main() -> None:
         log_level="warning",
     )
     board = Board.create_in_memory()
+    # The receiver asks the engine which epochs there were before it makes its first.
+    RecordedBoundaryCell(board).write(NOTHING_RECORDED)
     published = published_cell(board)
     is_reached = threading.Event()
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
