@@ -40,6 +40,7 @@ SHELL: Final = {
     "client.aio",
     "client.asynchronous",
     "client.blocking",
+    "client.notebook",
     "collector.feed",
     "collector.intake",
     "consumers.catalog",

@@ -22,13 +22,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.client.arrow_streams import ArrowStream, AsyncArrowStream
     from penstock.client.asynchronous import AsyncChangeStream, AsyncClient, AsyncShape
     from penstock.client.blocking import ChangeStream, Client, Shape
     from penstock.client.changes import Change
     from penstock.client.freshness import Freshness
+    from penstock.client.options import ShapeOptions
+    from penstock.client.subset import SubsetOptions
+    from penstock.client.tables import Rows
     from penstock.service.embedding import EmbeddedApp, asgi
 
 __all__ = [
+    "ArrowStream",
+    "AsyncArrowStream",
     "AsyncChangeStream",
     "AsyncClient",
     "AsyncShape",
@@ -37,11 +43,16 @@ __all__ = [
     "Client",
     "EmbeddedApp",
     "Freshness",
+    "Rows",
     "Shape",
+    "ShapeOptions",
+    "SubsetOptions",
     "asgi",
 ]
 
 _HOMES = {
+    "ArrowStream": "client.arrow_streams",
+    "AsyncArrowStream": "client.arrow_streams",
     "AsyncChangeStream": "client.asynchronous",
     "AsyncClient": "client.asynchronous",
     "AsyncShape": "client.asynchronous",
@@ -50,7 +61,10 @@ _HOMES = {
     "Client": "client.blocking",
     "EmbeddedApp": "service.embedding",
     "Freshness": "client.freshness",
+    "Rows": "client.tables",
     "Shape": "client.blocking",
+    "ShapeOptions": "client.options",
+    "SubsetOptions": "client.subset",
     "asgi": "service.embedding",
 }
 

@@ -137,6 +137,19 @@ class InvalidShapeError(ShapeError):
         self.field: Final = field
 
 
+class RuleError(InvalidShapeError):
+    """
+    Met by whoever wrote a service's `authorize`, in its log: the condition or the columns that it added do not fit the
+    table. The client is told only that it may not.
+    """
+
+    def __init__(self, message: str) -> None:
+        """
+        Keep the sentence.
+        """
+        super().__init__("authorize", message)
+
+
 class LogError(PenstockError):
     """
     A file of ours does not hold what it must, or did not take what it should.
@@ -279,4 +292,16 @@ class StateError(ClientError):
 class RowTypeError(ClientError):
     """
     A row does not fit the class that rows were asked as: mend the class, or restrict `columns`. The cause says where.
+    """
+
+
+class TableError(ClientError):
+    """
+    Rows cannot be made a table as they were asked for: take the column that it names as text.
+    """
+
+
+class ExtraMissingError(ClientError):
+    """
+    A library is not installed that only some users need: install the extra that it names.
     """

@@ -15,19 +15,23 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, Self, Unpack, overload
 
 import httpx
 
+from penstock.client.arrow_streams import AsyncArrowStream, batch_options
 from penstock.client.changes import Change, R, RowMaker, read_change
 from penstock.client.follow import Batch, Following, Pause
 from penstock.client.freshness import STALE_AFTER_S, Freshness
+from penstock.client.html import ROWS_MAX, html_table
+from penstock.client.notebook import EVERY_S, LiveTable
 from penstock.client.options import DefinesShape, ShapeOptions, State, open_stream, parameter_text, write_state
 from penstock.client.retry import RETRIED_STATUSES, Backoff, read_retry_after
 from penstock.client.rows import ShapeRows
 from penstock.client.stream import Message, MustRefetch, ShapeStream, UpToDate, refusal
 from penstock.client.subset import SubsetOptions, SubsetRows, read_subset, subset_query
+from penstock.client.tables import Misfits, Rows, TableOptions, Tabular, Texts
 from penstock.client.values import Decoder, RowDecoder, Schema, read_schema
 from penstock.errors import ClientError, ProtocolError, StateError
 
@@ -259,7 +263,7 @@ class AsyncChangeStream(_Subscription[R]):
 Watcher = Callable[[list[Change[R]]], Awaitable[None] | None]
 
 
-class AsyncShape(_Subscription[R]):
+class AsyncShape(_Subscription[R], Tabular):
     """
     The rows of a shape, kept current as long as the `async with` block lasts; made by `AsyncClient.shape()`.
 
@@ -295,6 +299,16 @@ class AsyncShape(_Subscription[R]):
                 self._rows.restore({key: dict(texts) for key, texts in rows.items()})
 
     async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def open(self) -> Self:
+        """
+        Do what entering does, where no block can be kept open, as in a notebook; `aclose()` ends it.
+
+        Raises:
+            StaleShapeError: the server has not answered for longer than `stale_after_s`.
+            ClientError: it refuses.
+        """
         assert self._task is None, "a shape is entered once"
         self._task = asyncio.create_task(self._follow(), name=f"shape {self._stream.definition['table']}")
         try:
@@ -339,12 +353,7 @@ class AsyncShape(_Subscription[R]):
             StaleShapeError: the server has not confirmed for `stale_after_s` that they are current.
             ClientError: following has ended with this error.
         """
-        if self._task is None:
-            raise ClientError(
-                "the shape has no rows yet: enter it with `async with`, or `with` for the blocking client"
-            )
-        self._require_following()
-        self._following.watch.require_fresh(time.monotonic())
+        self._require_current()
         return self._read_rows()
 
     @property
@@ -353,6 +362,69 @@ class AsyncShape(_Subscription[R]):
         The rows as they were last, however old that is; `freshness` says how old.
         """
         return tuple(self._read_rows().values())
+
+    def table_rows(self) -> tuple[Schema, Sequence[Texts]]:
+        """
+        See `Tabular`.
+        """
+        self._require_current()
+        return self._stream.schema or {}, [*self._rows.texts.values()]
+
+    def live(self, *, rows_max: int = ROWS_MAX, every_s: float = EVERY_S) -> LiveTable:
+        """
+        Give what shows the shape in a notebook and repaints itself: the last expression of a cell, or an argument of
+        `display()`.
+
+        Args:
+            rows_max: how many rows to show.
+            every_s: the shortest time between two paintings, in seconds.
+
+        Raises:
+            ClientError: the shape is not followed yet.
+        """
+        self._require_opened()
+        return LiveTable(self, lambda: self.paint(rows_max=rows_max), every_s=every_s)
+
+    def paint(self, *, rows_max: int = ROWS_MAX) -> str:
+        """
+        Give the first rows as HTML, and below how current they are; never fails because they are old.
+        """
+        texts = self._rows.texts
+        return html_table(
+            self._stream.schema or {}, texts.values(), len(texts), self._say_freshness(), rows_max=rows_max
+        )
+
+    def _repr_html_(self) -> str:
+        return self.paint()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """
+        The event loop that follows the shape.
+        """
+        self._require_opened()
+        assert self._task is not None, "it was opened"
+        return self._task.get_loop()
+
+    @property
+    def is_opened(self) -> bool:
+        """
+        Whether it was ever followed.
+        """
+        return self._task is not None
+
+    @property
+    def is_followed(self) -> bool:
+        """
+        Whether the rows are being kept current.
+        """
+        return self._task is not None and not self._task.done()
+
+    def mark(self) -> object:
+        """
+        Give something that is another one when `paint()` would give something else.
+        """
+        return (self._rows.revision, self._say_freshness())
 
     @property
     def state(self) -> State:
@@ -422,7 +494,7 @@ class AsyncShape(_Subscription[R]):
         await self._until(holds, timeout_s, "what was waited for")
         return found
 
-    async def load(self, **options: Unpack[SubsetOptions]) -> tuple[R, ...]:
+    async def load(self, **options: Unpack[SubsetOptions]) -> Rows[R]:
         """
         Read some rows beside the log and keep them current from now on; for shapes with `log="changes_only"`.
 
@@ -441,8 +513,7 @@ class AsyncShape(_Subscription[R]):
         if self._reading is not None:
             self._reading.cancel()
         subset = await wanted
-        decoder = self._decoder()
-        return tuple(self._maker.make(decoder.decode(texts)) for texts in subset.texts.values())
+        return _rows_of(subset, self._decoder(), self._maker, self._stream.schema)
 
     async def _follow(self) -> None:
         try:
@@ -519,6 +590,25 @@ class AsyncShape(_Subscription[R]):
             if inspect.isawaitable(told):
                 await told
 
+    def _require_opened(self) -> None:
+        if self._task is None:
+            raise ClientError(
+                "the shape has no rows yet: enter it with `async with`, or `with` for the blocking client"
+            )
+
+    def _require_current(self) -> None:
+        self._require_opened()
+        self._require_following()
+        self._following.watch.require_fresh(time.monotonic())
+
+    def _say_freshness(self) -> str:
+        if not self.is_followed:
+            return "not followed any more" if self._task is not None else "not followed yet"
+        freshness = self.freshness
+        if freshness.is_stale:
+            return f"stale: {freshness.failure or 'the server is silent'}"
+        return f"trying to reach the server: {freshness.failure}" if freshness.failure else "live"
+
     def _read_rows(self) -> Mapping[str, R]:
         return self._rows.by_key(self._decoder())
 
@@ -552,6 +642,11 @@ class AsyncShape(_Subscription[R]):
         except TimeoutError:
             why = self.freshness.failure
             raise TimeoutError(f"{what} has not come within {timeout_s} s{f' ({why})' if why else ''}") from None
+
+
+def _rows_of(found: SubsetRows, decoder: RowDecoder, maker: RowMaker[R], schema: Schema | None) -> Rows[R]:
+    texts = [*found.texts.values()]
+    return Rows.of((maker.make(decoder.decode(row)) for row in texts), schema or {}, texts)
 
 
 class AsyncClient:
@@ -660,6 +755,37 @@ class AsyncClient:
         shape = open_stream(table, self._secret, options, is_from_now=since == "now")
         return AsyncChangeStream(self, shape, RowMaker(row_type), options)
 
+    def stream_arrow(
+        self,
+        table: str | DefinesShape,
+        *,
+        text: Collection[str] = (),
+        misfits: Misfits = "raise",
+        since: Literal["beginning", "now"] = "beginning",
+        **options: Unpack[ShapeOptions],
+    ) -> AsyncArrowStream:
+        """
+        Read the changes of a shape as record batches of Arrow, beginning with its rows as inserts.
+
+            async for batch in client.stream_arrow("items"):
+                writer.write_batch(batch)
+
+        Each batch is what one answer brought, and has the columns `_operation`, `_key` and `_lsn` before those of the shape.
+        Changes carry whole rows.
+
+        Args:
+            table: the table, as for `stream()`.
+            text: columns to leave as the text that Postgres writes.
+            misfits: `null` to make NULL of what the type of its column cannot hold, such as `infinity` in a timestamp.
+            since: `now` to leave out the rows that are there, and, after a `reset`, what happened meanwhile.
+            options: see `ShapeOptions`, without `decode` and `decoders`.
+
+        Raises:
+            ClientError: an option cannot be, or `penstock[arrow]` is not installed.
+        """
+        changes = self.stream(table, since=since, **batch_options(options))
+        return AsyncArrowStream(changes, TableOptions(text, misfits))
+
     @overload
     def shape(
         self, table: str | DefinesShape, *, row_type: None = None, **options: Unpack[ShapeOptions]
@@ -702,7 +828,7 @@ class AsyncClient:
         decode: bool = True,
         decoders: Mapping[str, Decoder] | None = None,
         **options: Unpack[SubsetOptions],
-    ) -> tuple[dict[str, Any], ...]: ...
+    ) -> Rows[dict[str, Any]]: ...
 
     @overload
     async def subset(
@@ -714,7 +840,7 @@ class AsyncClient:
         decode: bool = True,
         decoders: Mapping[str, Decoder] | None = None,
         **options: Unpack[SubsetOptions],
-    ) -> tuple[R, ...]: ...
+    ) -> Rows[R]: ...
 
     async def subset(
         self,
@@ -725,7 +851,7 @@ class AsyncClient:
         decode: bool = True,
         decoders: Mapping[str, Decoder] | None = None,
         **options: Unpack[SubsetOptions],
-    ) -> tuple[Any, ...]:
+    ) -> Rows[Any]:
         """
         Read some rows as the database has them now, once.
 
@@ -750,9 +876,8 @@ class AsyncClient:
         found = await self.read_subset(stream, options)
         if found is None:
             raise ProtocolError("a subset of no log was answered as one of a log that is over: is a cache in between?")
-        maker = RowMaker(row_type)
         decoder = RowDecoder(stream.schema or {}, own=decoders, is_raw=not decode)
-        return tuple(maker.make(decoder.decode(texts)) for texts in found.texts.values())
+        return _rows_of(found, decoder, RowMaker(row_type), stream.schema)
 
     async def send(self, query: Mapping[str, str], headers: Mapping[str, str] | None = None) -> httpx.Response:
         """

@@ -12,16 +12,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
+from penstock.client.arrow_streams import ArrowStream, batch_options
 from penstock.client.asynchronous import SILENCE_S_MAX, WAIT_S, AsyncChangeStream, AsyncClient, AsyncShape
 from penstock.client.changes import Change, R
 from penstock.client.freshness import Freshness
+from penstock.client.html import ROWS_MAX
+from penstock.client.notebook import EVERY_S, LiveTable
 from penstock.client.options import DefinesShape, ShapeOptions, State
 from penstock.client.subset import SubsetOptions
+from penstock.client.tables import Misfits, Rows, TableOptions, Tabular, Texts
 from penstock.client.values import Decoder, Schema
 from penstock.errors import ClientError
 
@@ -182,7 +186,7 @@ class ChangeStream(Generic[R]):
         return self._thread.call(self._stream.next_batch())
 
 
-class Shape(Generic[R]):
+class Shape(Tabular, Generic[R]):
     """
     The rows of a shape, kept current as long as the `with` block lasts; made by `Client.shape()`.
 
@@ -198,8 +202,24 @@ class Shape(Generic[R]):
         self._shape: Final = shape
 
     def __enter__(self) -> Self:
-        self._thread.call(self._shape.__aenter__())
+        return self.open()
+
+    def open(self) -> Self:
+        """
+        Do what entering does, where no block can be kept open, as in a notebook; `close()` ends it.
+
+        Raises:
+            StaleShapeError: the server has not answered for longer than `stale_after_s`.
+            ClientError: it refuses.
+        """
+        self._thread.call(self._shape.open())
         return self
+
+    def close(self) -> None:
+        """
+        Stop following. The rows stay as they are, and grow old.
+        """
+        self._thread.call(self._shape.aclose())
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.call(self._shape.__aexit__(kind))
@@ -232,6 +252,33 @@ class Shape(Generic[R]):
         The rows as they were last, however old that is; `freshness` says how old.
         """
         return self._thread.read(lambda: self._shape.last_rows)
+
+    def table_rows(self) -> tuple[Schema, Sequence[Texts]]:
+        """
+        See `Tabular`.
+        """
+        return self._thread.read(self._shape.table_rows)
+
+    def live(self, *, rows_max: int = ROWS_MAX, every_s: float = EVERY_S) -> LiveTable:
+        """
+        Give what shows the shape in a notebook and repaints itself: the last expression of a cell, or an argument of
+        `display()`. Opens the shape if it is not open.
+
+        Args:
+            rows_max: how many rows to show.
+            every_s: the shortest time between two paintings, in seconds.
+
+        Raises:
+            ClientError: the server refuses.
+        """
+        if not self._thread.read(lambda: self._shape.is_opened):
+            self.open()
+        return LiveTable(
+            self._shape, lambda: self._thread.read(lambda: self._shape.paint(rows_max=rows_max)), every_s=every_s
+        )
+
+    def _repr_html_(self) -> str:
+        return self._thread.read(self._shape.paint)
 
     @property
     def state(self) -> State:
@@ -300,7 +347,7 @@ class Shape(Generic[R]):
         """
         return self._thread.call(self._shape.wait_for(condition, timeout_s=timeout_s))
 
-    def load(self, **options: Unpack[SubsetOptions]) -> tuple[R, ...]:
+    def load(self, **options: Unpack[SubsetOptions]) -> Rows[R]:
         """
         Read some rows beside the log and keep them current from now on; for shapes with `log="changes_only"`.
 
@@ -417,6 +464,37 @@ class Client:
         """
         return ChangeStream(self._thread, self._client.stream(table, row_type=row_type, since=since, **options))
 
+    def stream_arrow(
+        self,
+        table: str | DefinesShape,
+        *,
+        text: Collection[str] = (),
+        misfits: Misfits = "raise",
+        since: Literal["beginning", "now"] = "beginning",
+        **options: Unpack[ShapeOptions],
+    ) -> ArrowStream:
+        """
+        Read the changes of a shape as record batches of Arrow, beginning with its rows as inserts.
+
+            for batch in client.stream_arrow("items"):
+                writer.write_batch(batch)
+
+        Each batch is what one answer brought, and has the columns `_operation`, `_key` and `_lsn` before those of the shape.
+        Changes carry whole rows.
+
+        Args:
+            table: the table, as for `stream()`.
+            text: columns to leave as the text that Postgres writes.
+            misfits: `null` to make NULL of what the type of its column cannot hold, such as `infinity` in a timestamp.
+            since: `now` to leave out the rows that are there, and, after a `reset`, what happened meanwhile.
+            options: see `ShapeOptions`, without `decode` and `decoders`.
+
+        Raises:
+            ClientError: an option cannot be, or `penstock[arrow]` is not installed.
+        """
+        changes = self.stream(table, since=since, **batch_options(options))
+        return ArrowStream(changes, TableOptions(text, misfits))
+
     @overload
     def shape(
         self, table: str | DefinesShape, *, row_type: None = None, **options: Unpack[ShapeOptions]
@@ -455,7 +533,7 @@ class Client:
         decode: bool = True,
         decoders: Mapping[str, Decoder] | None = None,
         **options: Unpack[SubsetOptions],
-    ) -> tuple[dict[str, Any], ...]: ...
+    ) -> Rows[dict[str, Any]]: ...
 
     @overload
     def subset(
@@ -467,7 +545,7 @@ class Client:
         decode: bool = True,
         decoders: Mapping[str, Decoder] | None = None,
         **options: Unpack[SubsetOptions],
-    ) -> tuple[R, ...]: ...
+    ) -> Rows[R]: ...
 
     def subset(
         self,
@@ -478,7 +556,7 @@ class Client:
         decode: bool = True,
         decoders: Mapping[str, Decoder] | None = None,
         **options: Unpack[SubsetOptions],
-    ) -> tuple[Any, ...]:
+    ) -> Rows[Any]:
         """
         Read some rows as the database has them now, once.
 

@@ -70,6 +70,8 @@ class ShapeRows(Generic[R]):
         Begin without rows.
         """
         self.seen: Final = SeenTransactions()
+        # Grows whenever the visible rows have changed.
+        self.revision = 0
         self._maker: Final = maker
         self._texts: dict[str, Texts] = {}
         self._made: dict[str, R] = {}
@@ -111,6 +113,7 @@ class ShapeRows(Generic[R]):
             rows[key] = texts
             self._made.pop(key, None)
         self._by_key = None
+        self.revision += 1
         self._subsets.append(subset)
         return [{"key": key, "value": texts, "headers": {"operation": "insert"}} for key, texts in subset.texts.items()]
 
@@ -175,6 +178,7 @@ class ShapeRows(Generic[R]):
         self._was_reset = False
         if shown:
             self._by_key = None
+            self.revision += 1
         self.seen.snapshot = snapshot or self.seen.snapshot
         for message in self._held:
             self.seen.note(message["headers"].get("txids", ()))
