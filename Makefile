@@ -18,7 +18,7 @@ WORKERS     ?= 3
 PARALLEL    := -n $(WORKERS) --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup check fmt unit pg e2e sim soak torture bench fuzz lock clean
+.PHONY: help demo test setup check fmt unit pg e2e sim soak torture bench fuzz reference lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -65,6 +65,9 @@ bench: $(STAMPS)/dev ## the benchmarks: ratios measured in one run, as a table
 
 fuzz: $(STAMPS)/dev ## conditions against Postgres, the parsers against hostile input, for hours if need be
 	$(PYTEST) tests/property tests/integration/where -q --hypothesis-profile=long --timeout=0
+
+reference: $(STAMPS)/dev ## write docs/reference/python.md from the docstrings
+	$(BIN)/python scripts/reference
 
 lock: $(STAMPS)/dev ## compile requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --extra demo -o requirements/run.txt pyproject.toml
