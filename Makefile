@@ -18,7 +18,7 @@ WORKERS     ?= 3
 PARALLEL    := -n $(WORKERS) --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup check fmt unit pg e2e sim soak torture bench fuzz reference lock clean
+.PHONY: help demo test setup check fmt unit pg e2e sim soak torture bench profile fuzz reference lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -60,8 +60,11 @@ soak: $(STAMPS)/dev ## hundreds of kills under load on real Postgres
 torture: $(STAMPS)/dev ## every fault on a throwaway Postgres with default deadlines, as a table; some fifteen minutes
 	$(BIN)/python scripts/torture
 
-bench: $(STAMPS)/dev ## the benchmarks: ratios measured in one run, as a table
-	$(BIN)/python -m benchmarks
+bench: $(STAMPS)/dev ## the benchmarks: ratios measured in one run, as a table and pictures; shorter with ROWS=100000
+	$(BIN)/python -m benchmarks $(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+profile: $(STAMPS)/dev ## flame graphs of receiver and engine under load, into benchmarks/results
+	$(BIN)/python -m benchmarks.flame $(if $(ROWS),--rows $(ROWS))
 
 fuzz: $(STAMPS)/dev ## conditions against Postgres, the parsers against hostile input, for hours if need be
 	$(PYTEST) tests/property tests/integration/where -q --hypothesis-profile=long --timeout=0

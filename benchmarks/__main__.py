@@ -4,50 +4,46 @@ The command `python -m benchmarks`.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 import click
 
-from benchmarks import http_serving
-from benchmarks.backlog import LARGE, SMALL, measure_backlog
-from benchmarks.idle_latency import NAME as LATENCY
-from benchmarks.idle_latency import measure_idle_latency
-from benchmarks.initial_sync import FIRST, SECOND, measure_initial_sync
+from benchmarks import http_serving, idle_latency, initial_sync, plots, routing, shape_memory
+from benchmarks.backlog import GROWTH, LARGE, SMALL, UNWANTED, UPDATES, make_suite
 from benchmarks.progress import say
 from benchmarks.reference import find_tool
-from benchmarks.report import Figure, make_report, render, write
-from benchmarks.routing import ADDING, DISTINCT, HIT, MISS, SHARING, SORTED, measure_routing
-from benchmarks.routing import NAMES as ROUTING
-from benchmarks.shape_memory import MEMORY, RESTART, measure_shape_memory
-from benchmarks.shape_memory import NAMES as SHAPE_MEMORY
+from benchmarks.regression import find_moves, read_committed, read_latest, tell
+from benchmarks.report import Figure, make_report, merge, render, write
 from benchmarks.source import Source
+from benchmarks.suites import Setting, Suite
 from penstock.errors import PenstockError
 
-SCENARIOS: Final = {
-    SMALL.receiver_name: "receiver to synced relay log, transactions of one row",
-    LARGE.receiver_name: "receiver to synced relay log, one large transaction",
-    SMALL.service_name: "whole service into one shape, transactions of one row",
-    LARGE.service_name: "whole service into one shape, one large transaction",
-    FIRST: "a table to the first client of its shape",
-    SECOND: "the same to the second client",
-    LATENCY: "COMMIT to live client, nothing else to do",
-    HIT: "a change to the shapes it concerns, by their number",
-    MISS: "a change that concerns none of them",
-    SORTED: "the same with conditions column > constant",
-    SHARING: "the same, no index helps, alike but for constants",
-    DISTINCT: "the same, no index helps, all different",
-    ADDING: "adding and removing a shape next to many",
-    MEMORY: "memory of an idle shape, of many",
-    RESTART: "restart with many shapes",
-    **http_serving.NAMES,
-}
+SUITES: Final[Sequence[Suite]] = (
+    make_suite(SMALL, ("receiver", "service", "pure")),
+    make_suite(LARGE, ("receiver", "service", "pure")),
+    make_suite(UPDATES, ("receiver", "service")),
+    make_suite(UNWANTED, ("service",)),
+    initial_sync.SUITE,
+    idle_latency.SUITE,
+    routing.SUITE,
+    shape_memory.SUITE,
+    http_serving.SUITE,
+    GROWTH,
+)
+"""All there is, in the order of running and of the table. Add what you write here."""
+
+SCENARIOS: Final = {name: words for suite in SUITES for name, words in suite.names.items()}
 ROWS_DEFAULT: Final = 1_000_000
 ROWS_MIN: Final = 1000
+MINUTES_DEFAULT: Final = 45
 
-_EPILOG: Final = "\b\nScenarios:\n" + "\n".join(f"  {name:<16} {words}" for name, words in SCENARIOS.items())
+_EPILOG: Final = "\b\nScenarios:\n" + "\n".join(f"  {name:<20} {words}" for name, words in SCENARIOS.items())
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG)
@@ -57,7 +53,7 @@ _EPILOG: Final = "\b\nScenarios:\n" + "\n".join(f"  {name:<16} {words}" for name
     envvar="PENSTOCK_BENCH_ROWS",
     default=ROWS_DEFAULT,
     show_default=True,
-    help="How many rows; also PENSTOCK_BENCH_ROWS. With 100,000 everything takes about two minutes.",
+    help="How many rows; also PENSTOCK_BENCH_ROWS.",
 )
 @click.option(
     "--only",
@@ -65,58 +61,91 @@ _EPILOG: Final = "\b\nScenarios:\n" + "\n".join(f"  {name:<16} {words}" for name
     type=click.Choice(list(SCENARIOS)),
     multiple=True,
     metavar="NAME",
-    help="Measure this scenario; may be given several times. The report then holds only these.",
+    help="Measure this scenario; may be given several times. Nothing is written then, unless --write is given.",
+)
+@click.option(
+    "--write", "is_writing", is_flag=True, help="With --only: put the lines into the results beside the others."
+)
+@click.option(
+    "--minutes",
+    type=click.IntRange(min=1),
+    envvar="PENSTOCK_BENCH_MINUTES",
+    default=MINUTES_DEFAULT,
+    show_default=True,
+    help="No further suite is begun after so long; what is left out is said.",
+)
+@click.option(
+    "--check", "is_checking", is_flag=True, help="End with an error if a ratio is worse than in the last commit."
 )
 @click.option("--single-process", is_flag=True, help="Run the service in one process instead of several.")
-def main(rows: int, names: Sequence[str], *, single_process: bool) -> None:
+def main(
+    rows: int, names: Sequence[str], minutes: int, *, is_writing: bool, is_checking: bool, single_process: bool
+) -> None:
     """
     Measure what Penstock costs, and compare it with Postgres's own tools in the same run.
 
-    Starts a throwaway Postgres, needs nothing else and leaves nothing behind but benchmarks/results/latest.md and
-    latest.json. Progress goes to standard error, the table to standard output.
+    Starts a throwaway Postgres, needs nothing else and leaves nothing behind but benchmarks/results: latest.md,
+    latest.json and pictures. Progress goes to standard error, the table to standard output, and what moved since the
+    last committed results.
 
     Figures of different runs do not compare; ratios do, roughly. Run it on an idle machine: reference, server and
     Penstock share its cores.
 
     \b
-    Everything, with a million rows (ten to fifteen minutes):
+    Everything, with a million rows, and shorter:
         make bench
+        make bench ROWS=100000
     One scenario, quickly:
         python -m benchmarks --only receiver-small --rows 100000
     """  # noqa: D301 - \b is click's sign for "leave these lines alone"
     wanted = frozenset(names or SCENARIOS)
+    before = read_committed()
     try:
-        figures, postgres = _measure(wanted, rows, single_process=single_process)
+        figures, postgres = _measure(wanted, rows, minutes * 60.0, single_process=single_process)
     except PenstockError as error:
         raise click.ClickException(error.message) from error
     order = list(SCENARIOS)
     figures.sort(key=lambda figure: order.index(figure.name))
     report = make_report(figures, postgres=postgres, row_count=rows)
-    path = write(report)
-    say(f"written to {path}")
-    click.echo(render(report), nl=False)
+    moves = [] if before is None else find_moves(report.figures, before)
+    moved = tell(report, before, moves)
+    click.echo("\n".join([render(report), *moved]))
+    if is_writing or not names:
+        merged = merge(report, read_latest(), order)
+        say(f"written to {write(merged, more=moved)}")
+        try:
+            plots.draw(merged.figures)
+        except ImportError as error:
+            say(f"no pictures: {error}")
+    if is_checking and any(move.is_worse for move in moves):
+        raise click.ClickException("Some ratios are worse than in the last commit.")
 
 
-def _measure(wanted: frozenset[str], rows: int, *, single_process: bool) -> tuple[list[Figure], str]:
-    figures = measure_routing(wanted) if wanted & ROUTING else []
-    if wanted & SHAPE_MEMORY:
-        figures += measure_shape_memory(wanted)
-    if wanted <= ROUTING | SHAPE_MEMORY:
-        return figures, "none"
-    with Source() as source, tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
-        for tool in ("pg_recvlogical", "psql"):
-            find_tool(source.server, tool)
-        folder = Path(name)
-        for kind in (SMALL, LARGE):
-            if wanted & {kind.receiver_name, kind.service_name}:
-                figures += measure_backlog(source, kind, rows, folder, wanted, single_process=single_process)
-        if wanted & {FIRST, SECOND}:
-            figures += measure_initial_sync(source, rows, folder, wanted, single_process=single_process)
-        if LATENCY in wanted:
-            figures += measure_idle_latency(source, folder, single_process=single_process)
-        if wanted & http_serving.NAMES.keys():
-            figures += http_serving.measure_http(folder, wanted, http_serving.CLIENTS)
-        return figures, source.version
+def _measure(wanted: frozenset[str], rows: int, s_max: float, *, single_process: bool) -> tuple[list[Figure], str]:
+    """
+    Run the suites that are wanted; gives the figures and the version of Postgres.
+    """
+    began = time.monotonic()
+    suites = [suite for suite in SUITES if wanted & suite.names.keys()]
+    figures: list[Figure] = []
+    version = "none"
+    with ExitStack() as stack:
+        source = Source()
+        if any(suite.needs_server for suite in suites):
+            stack.enter_context(source)
+            version = source.version
+            for tool in ("pg_recvlogical", "psql"):
+                find_tool(source.server, tool)
+        for number in itertools.count():
+            if number == len(suites):
+                break
+            if time.monotonic() - began > s_max:
+                left = ", ".join(name for suite in suites[number:] for name in suite.names if name in wanted)
+                say(f"time is up; left out: {left}")
+                break
+            with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
+                figures += suites[number].measure(Setting(wanted, rows, Path(name), single_process, source))
+    return figures, version
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,18 +25,22 @@ from benchmarks.progress import say
 from benchmarks.reading import ShapeReader
 from benchmarks.receiver_program import Order, Took
 from benchmarks.reference import follow_to
-from benchmarks.report import Figure, Sample, figure_of_rates
+from benchmarks.report import Figure, Point, Sample, figure_of_rates
 from benchmarks.service import Service
 from benchmarks.source import (
+    MARKER_ACCOUNT,
     PUBLICATION,
     SLOT,
     Source,
     copy_slot,
     drop_slot,
     insert_at_once,
+    insert_in_groups,
     insert_marker,
     insert_one_by_one,
+    update_one_by_one,
 )
+from benchmarks.suites import Setting, Suite
 from penstock.testing.postgres import ThrowawayDatabase
 
 ROUNDS_MAX: Final = 3
@@ -46,10 +51,21 @@ TIMEOUT_S_MIN: Final = 60.0
 ROWS_PER_S_MIN: Final = 2000.0
 """A contestant that is slower than this, or for few rows slower than `TIMEOUT_S_MIN`, ends the run with an error."""
 
+UPDATES_SHARE: Final = 0.3
+"""So many rows are updated, as a share of those asked for: each is read, written and sent twice."""
+GROWING_SHARE: Final = 0.1
+"""So many rows are in a growth curve."""
+TRANSACTION_SIZES: Final = (1, 10, 100, 1000, 10_000)
+ROW_COUNT_STEPS: Final = (0.01, 0.03, 0.1)
+
+BY_ROWS: Final = "growth-rows"
+BY_TRANSACTIONS: Final = "growth-transactions"
+
 _BASE_SLOT: Final = "bench_base"
 _COPY: Final = "bench_copy"
 _POLL_S: Final = 0.02
 _SLOT_POLL_S: Final = 0.005
+_PURE: Final = {"PENSTOCK_COMPILED_CORE": "false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +74,36 @@ class Kind:
     A kind of load.
 
     Attributes:
-        receiver_name, service_name: of the two scenarios over it.
+        name: ends the names of the scenarios over it, as in `receiver-small`.
         words: what the rows come in.
-        insert: writes them.
+        write: writes the load, from a first row on and so many.
+        share: how many rows there are, as a share of those asked for.
+        is_update: whether the rows are there before and are updated.
+        where: the condition of the shape; empty for the whole table.
+        entries_count: how many entries the shape gets of so many rows, without the mark.
     """
 
-    receiver_name: str
-    service_name: str
+    name: str
     words: str
-    insert: Callable[[ThrowawayDatabase, int, int], None]
+    write: Callable[[ThrowawayDatabase, int, int], None]
+    share: float = 1.0
+    is_update: bool = False
+    where: str = ""
+    entries_count: Callable[[int], int] = lambda count: count
 
 
-SMALL: Final = Kind("receiver-small", "service-small", "transactions of one row", insert_one_by_one)
-LARGE: Final = Kind("receiver-large", "service-large", "one large transaction", insert_at_once)
+SMALL: Final = Kind("small", "transactions of one row", insert_one_by_one)
+LARGE: Final = Kind("large", "one large transaction", insert_at_once)
+UPDATES: Final = Kind(
+    "updates", "updates of one row, replica identity full", update_one_by_one, share=UPDATES_SHARE, is_update=True
+)
+UNWANTED: Final = Kind(
+    "unwanted",
+    "transactions of one row that no shape wants",
+    insert_one_by_one,
+    where=f"account = {MARKER_ACCOUNT}",
+    entries_count=lambda _: 0,
+)
 
 
 class Backlog:
@@ -83,17 +116,20 @@ class Backlog:
         Make it; takes a while.
         """
         self._database: Final = source.make_database()
+        self._kind: Final = kind
         self._row_count: Final = row_count
         self._folder: Final = folder
         self._single_process: Final = single_process
         self._service_folder: Final = folder / "service"
         self._service_folder.mkdir(parents=True)
-        with self._make_service() as service, ShapeReader(service.port) as reader:
+        if kind.is_update:
+            insert_at_once(self._database, 1, row_count)
+        with self._make_service() as service, self._make_reader(service) as reader:
             service.wait_active()
             reader.read_all()
         copy_slot(self._database, SLOT, _BASE_SLOT)
         (self._service_folder / "data").rename(folder / "before")
-        kind.insert(self._database, 1, row_count)
+        kind.write(self._database, 1, row_count)
         self._end: Final = insert_marker(self._database, row_count + 1)
         self._timeout_s: Final = TIMEOUT_S_MIN + row_count / ROWS_PER_S_MIN
 
@@ -134,24 +170,37 @@ class Backlog:
         took = msgspec.json.decode(done.output, type=Took)
         return Sample(took.wall_s, took.cpu_s, took.peak_mib)
 
-    def run_service(self, *, is_checking: bool) -> Sample:
+    def run_service(
+        self,
+        *,
+        is_checking: bool,
+        is_pure: bool = False,
+        watch: Callable[[Service], None] = lambda _: None,
+        before_stop: Callable[[Service], None] = lambda _: None,
+    ) -> Sample:
         """
         Let the service bring it into the shape, until the last entry can be read.
 
         Args:
             is_checking: whether the whole shape is read afterwards, to see that nothing is missing.
+            is_pure: whether it does without the compiled core.
+            watch: called when it begins to stream.
+            before_stop: called when all is there.
         """
         data = self._service_folder / "data"
         shutil.copytree(self._folder / "before", data, symlinks=True)
         drop_slot(self._database, SLOT)
         copy_slot(self._database, _BASE_SLOT, SLOT)
         try:
-            with self._make_service() as service:
-                return self._watch(service, is_checking=is_checking)
+            with self._make_service(is_pure=is_pure) as service:
+                try:
+                    return self._follow(service, is_checking=is_checking, watch=watch)
+                finally:
+                    before_stop(service)
         finally:
             shutil.rmtree(data)
 
-    def _watch(self, service: Service, *, is_checking: bool) -> Sample:
+    def _follow(self, service: Service, *, is_checking: bool, watch: Callable[[Service], None]) -> Sample:
         deadline = time.monotonic() + self._timeout_s
 
         def pause(interval_s: float) -> None:
@@ -165,30 +214,65 @@ class Backlog:
             while not connection.execute(query, (SLOT,)).fetchall():
                 pause(_SLOT_POLL_S)
         began, before = time.monotonic(), service.usage()
+        watch(service)
         service.wait_active()
-        with ShapeReader(service.port) as reader:
+        with self._make_reader(service) as reader:
             while reader.position() < self._end:
                 pause(_POLL_S)
             wall_s, after = time.monotonic() - began, service.usage()
             if is_checking:
-                read = reader.read_all(is_counting=True)
-                if read.row_count != self._row_count + 1:
-                    raise RuntimeError(f"the shape has {read.row_count} rows, not {self._row_count + 1}")
+                self._check(reader)
         return Sample(wall_s, after.cpu_s - before.cpu_s, after.peak_mib)
 
-    def _make_service(self) -> Service:
-        return Service(self._database.url, self._service_folder, single_process=self._single_process)
+    def _check(self, reader: ShapeReader) -> None:
+        """
+        Read the whole shape and count what is in it.
+        """
+        read = reader.read_all(is_counting=True)
+        entries_count = self._kind.entries_count(self._row_count)
+        expected = (self._row_count + 1, entries_count) if self._kind.is_update else (entries_count + 1, 0)
+        if (read.row_count, read.update_count) != expected:
+            raise RuntimeError(f"the shape has {read.row_count} rows and {read.update_count} updates, not {expected}")
+
+    def _make_service(self, *, is_pure: bool = False) -> Service:
+        settings = _PURE if is_pure else {}
+        return Service(self._database.url, self._service_folder, single_process=self._single_process, settings=settings)
+
+    def _make_reader(self, service: Service) -> ShapeReader:
+        return ShapeReader(service.port, self._kind.where)
 
 
-def measure_backlog(
-    source: Source, kind: Kind, row_count: int, folder: Path, names: frozenset[str], *, single_process: bool
-) -> list[Figure]:
+def make_suite(kind: Kind, names: Sequence[str]) -> Suite:
+    """
+    Make the suite of the scenarios over one kind of load.
+
+    Args:
+        kind: the load.
+        names: who works it off: some of `receiver`, `service` and `service-pure`.
+    """
+    words = {
+        "receiver": "receiver to synced relay log",
+        "service": "whole service into one shape",
+        "pure": "the same without the compiled core",
+    }
+    scenarios = {_scenario(name, kind): f"{words[name]}, {kind.words}" for name in names}
+    return Suite(scenarios, partial(_measure, kind, tuple(names)))
+
+
+def _scenario(name: str, kind: Kind) -> str:
+    return f"service-{kind.name}-pure" if name == "pure" else f"{name}-{kind.name}"
+
+
+def _measure(kind: Kind, names: Sequence[str], setting: Setting) -> list[Figure]:
     """
     Measure those scenarios over one kind of load that are wanted.
     """
-    backlog = Backlog(source, kind, row_count, folder / kind.service_name, single_process=single_process)
-    receiver: list[tuple[Sample, Sample]] = []
-    service: list[tuple[Sample, Sample]] = []
+    names = [name for name in names if _scenario(name, kind) in setting.wanted]
+    row_count = max(1, int(setting.row_count * kind.share))
+    backlog = Backlog(
+        setting.source, kind, row_count, setting.folder / f"backlog-{kind.name}", single_process=setting.single_process
+    )
+    rounds: dict[str, list[tuple[Sample, Sample]]] = {name: [] for name in names}
     began = time.monotonic()
     try:
         for number in range(ROUNDS_MAX):
@@ -197,22 +281,26 @@ def measure_backlog(
             say(f"{kind.words}: round {number + 1} of {ROUNDS_MAX}")
             reference = backlog.run_reference()
             _tell("pg_recvlogical", reference, row_count)
-            if kind.receiver_name in names:
-                receiver.append((backlog.run_receiver(), reference))
-                _tell("receiver", receiver[-1][0], row_count)
-            if kind.service_name in names:
-                service.append((backlog.run_service(is_checking=number == 0), reference))
-                _tell("service", service[-1][0], row_count)
+            for name in names:
+                if name == "receiver":
+                    sample = backlog.run_receiver()
+                else:
+                    sample = backlog.run_service(is_checking=number == 0, is_pure=name == "pure")
+                rounds[name].append((sample, reference))
+                _tell(name, sample, row_count)
     finally:
         backlog.close()
-    figures = []
-    if receiver:
-        scenario = f"Receiver to synced relay log, {kind.words}"
-        figures.append(figure_of_rates(kind.receiver_name, scenario, "pg_recvlogical", row_count, receiver))
-    if service:
-        scenario = f"Service into one shape, {kind.words}"
-        figures.append(figure_of_rates(kind.service_name, scenario, "pg_recvlogical", row_count, service))
-    return figures
+    titles = {
+        "receiver": "Receiver to synced relay log",
+        "service": "Service into one shape",
+        "pure": "Service without the compiled core",
+    }
+    return [
+        figure_of_rates(
+            _scenario(name, kind), f"{titles[name]}, {kind.words}", "pg_recvlogical", row_count, rounds[name]
+        )
+        for name in names
+    ]
 
 
 def _tell(name: str, sample: Sample, row_count: int) -> None:
@@ -220,3 +308,45 @@ def _tell(name: str, sample: Sample, row_count: int) -> None:
         f"  {name}: {row_count / sample.wall_s:,.0f} rows/s ({sample.wall_s:.2f} s), "
         f"{sample.cpu_s / row_count * 1e6:.1f} µs CPU a row, {sample.peak_mib:.0f} MiB"
     )
+
+
+def _measure_growth(setting: Setting) -> list[Figure]:
+    """
+    Measure the service over loads of several sizes, once each.
+    """
+    figures: list[Figure] = []
+    if BY_TRANSACTIONS in setting.wanted:
+        count = max(1, int(setting.row_count * GROWING_SHARE))
+        for size in TRANSACTION_SIZES:
+            kind = Kind(f"groups-{size}", f"transactions of {size:,} rows", partial(insert_in_groups, size=size))
+            point = Point("transactions", "into one shape", size)
+            figures.append(_measure_once(setting, kind, count, BY_TRANSACTIONS, point))
+    if BY_ROWS in setting.wanted:
+        for kind in (SMALL, LARGE):
+            for share in ROW_COUNT_STEPS:
+                count = max(1, int(setting.row_count * share))
+                point = Point("rows", kind.words, count)
+                figures.append(_measure_once(setting, kind, count, BY_ROWS, point))
+    return figures
+
+
+def _measure_once(setting: Setting, kind: Kind, count: int, name: str, point: Point) -> Figure:
+    folder = setting.folder / f"{name}-{point.x:g}-{kind.name}"
+    backlog = Backlog(setting.source, kind, count, folder, single_process=setting.single_process)
+    try:
+        pair = backlog.run_service(is_checking=False), backlog.run_reference()
+    finally:
+        backlog.close()
+    _tell("pg_recvlogical", pair[1], count)
+    _tell("service", pair[0], count)
+    words = f"Service into one shape, {count:,} rows, {kind.words}"
+    return figure_of_rates(name, words, "pg_recvlogical", count, [pair], point)
+
+
+GROWTH: Final = Suite(
+    {
+        BY_TRANSACTIONS: "the service over transactions of 1 to 10,000 rows",
+        BY_ROWS: "the service over 1, 3 and 10 per cent of the rows, small and large transactions",
+    },
+    _measure_growth,
+)

@@ -22,6 +22,7 @@ from benchmarks.http_program import CHUNK, HANDLE
 from benchmarks.measure import usage_of
 from benchmarks.progress import say
 from benchmarks.report import Figure
+from benchmarks.suites import Suite
 
 SMALL: Final = "http-small"
 POLLERS: Final = "http-pollers"
@@ -275,3 +276,6 @@ def _figure(
         reference_name=reference_name,
         ratios=tuple(other / own if is_less_better else own / other for own, other in rounds),
     )
+
+
+SUITE: Final = Suite(NAMES, lambda setting: measure_http(setting.folder, setting.wanted, CLIENTS), needs_server=False)

@@ -24,7 +24,8 @@ from benchmarks.reading import ShapeReader
 from benchmarks.reference import follow_to_pipe
 from benchmarks.report import Figure
 from benchmarks.service import Service
-from benchmarks.source import SLOT, Source, copy_slot, insert_command
+from benchmarks.source import SLOT, copy_slot, insert_command
+from benchmarks.suites import Setting, Suite
 from penstock.testing.postgres import ThrowawayDatabase
 
 NAME: Final = "idle-latency"
@@ -37,16 +38,16 @@ _JITTER_S: Final = 0.02
 _WAIT_S_MAX: Final = 20.0
 
 
-def measure_idle_latency(source: Source, folder: Path, *, single_process: bool) -> list[Figure]:
+def measure_idle_latency(setting: Setting) -> list[Figure]:
     """
     Measure the latency of both; the reference before and after the service, never while it runs.
     """
-    database = source.make_database()
+    database = setting.source.make_database()
     try:
         with (
-            tempfile.TemporaryDirectory(dir=folder) as name,
+            tempfile.TemporaryDirectory(dir=setting.folder) as name,
             database.connect() as writer,
-            Service(database.url, Path(name), single_process=single_process) as service,
+            Service(database.url, Path(name), single_process=setting.single_process) as service,
         ):
             service.wait_active()
             with ShapeReader(service.port) as reader:
@@ -139,3 +140,6 @@ def _percentile(values: list[float], part: float) -> float:
     if part == 0.5:
         return statistics.median(ordered)
     return ordered[min(len(ordered) - 1, math.ceil(part * len(ordered)) - 1)]
+
+
+SUITE: Final = Suite({NAME: "COMMIT to live client, nothing else to do"}, measure_idle_latency)

@@ -19,7 +19,8 @@ from benchmarks.reading import ShapeReader
 from benchmarks.reference import copy_out
 from benchmarks.report import Figure, Sample, figure_of_rates
 from benchmarks.service import Service
-from benchmarks.source import SLOT, TABLE, Source, drop_slot, insert_at_once
+from benchmarks.source import SLOT, TABLE, drop_slot, insert_at_once
+from benchmarks.suites import Setting, Suite
 from penstock.database.queries import copy_snapshot
 from penstock.postgres.relation import TableId
 from penstock.shapes.definition import ShapeColumn, ShapeDefinition
@@ -30,13 +31,12 @@ SECOND: Final = "second-client"
 ROUNDS: Final = 3
 
 
-def measure_initial_sync(
-    source: Source, row_count: int, folder: Path, names: frozenset[str], *, single_process: bool
-) -> list[Figure]:
+def measure_initial_sync(setting: Setting) -> list[Figure]:
     """
     Measure the first client of a shape and the second.
     """
-    database = source.make_database()
+    row_count, names = setting.row_count, setting.wanted
+    database = setting.source.make_database()
     first: list[tuple[Sample, Sample]] = []
     second: list[tuple[Sample, Sample]] = []
     try:
@@ -49,8 +49,8 @@ def measure_initial_sync(
             say(f"initial sync: round {number + 1} of {ROUNDS}")
             took = copy_out(database, query, timeout_s=_timeout_s(row_count))
             reference = Sample(took.wall_s, took.cpu_s, took.peak_mib)
-            with tempfile.TemporaryDirectory(dir=folder) as name:
-                ours, again = _run(database, Path(name), row_count, single_process=single_process)
+            with tempfile.TemporaryDirectory(dir=setting.folder) as name:
+                ours, again = _run(database, Path(name), row_count, single_process=setting.single_process)
             drop_slot(database, SLOT)
             say(f"  psql {reference.wall_s:.2f} s, first client {ours.wall_s:.2f} s, second {again.wall_s:.2f} s")
             first.append((ours, reference))
@@ -107,3 +107,8 @@ def _definition(database: ThrowawayDatabase) -> ShapeDefinition:
         has_primary_key=True,
         selected=tuple(sorted(column.name for column in columns)),
     )
+
+
+SUITE: Final = Suite(
+    {FIRST: "a table to the first client of its shape", SECOND: "the same to the second client"}, measure_initial_sync
+)

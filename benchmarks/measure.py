@@ -100,7 +100,7 @@ def usage_of(pid: int) -> Usage:
     """
     ticks = 0
     peak_kib = 0
-    for each in _family(pid):
+    for each in family(pid):
         try:
             fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
             status = Path(f"/proc/{each}/status").read_text()
@@ -111,7 +111,7 @@ def usage_of(pid: int) -> Usage:
     return Usage(ticks / TICKS_PER_S, peak_kib / 1024)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """
     List a process and its descendants.
     """
@@ -123,3 +123,18 @@ def _family(pid: int) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def forget_peak() -> None:
+    """
+    Begin anew to look for the largest resident size of this process.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def own_peak_mib() -> float:
+    """
+    Read the largest resident size of this process, ever or since `forget_peak`.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024

@@ -6,7 +6,7 @@ shares the machine with what is measured.
 from __future__ import annotations
 
 import http.client
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlencode
@@ -28,6 +28,7 @@ class Reply:
         is_up_to_date: whether there is nothing more at present.
         bytes_count: length of the body.
         row_count: how many inserts are in the body, when they were to be counted.
+        update_count: likewise the updates.
     """
 
     handle: str
@@ -36,6 +37,7 @@ class Reply:
     is_up_to_date: bool
     bytes_count: int
     row_count: int = 0
+    update_count: int = 0
 
 
 class ShapeReader:
@@ -43,10 +45,15 @@ class ShapeReader:
     One connection to the service; a context manager.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, where: str = "") -> None:
         """
         Connect at the first request.
+
+        Args:
+            port: of the service.
+            where: the condition of the shape; empty for the whole table.
         """
+        self._shape: Final = {"table": TABLE, **({"where": where} if where else {})}
         self._connection: Final = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
         self._buffer: Final = memoryview(bytearray(_BUFFER_BYTES))
 
@@ -60,7 +67,7 @@ class ShapeReader:
 
     def ask(self, *, offset: str, is_counting: bool = False, **more: str) -> Reply:
         """
-        Ask for the shape of the whole table from an offset, and read the answer to its end.
+        Ask for the shape from an offset, and read the answer to its end.
         """
         self.send(offset=offset, **more)
         return self.receive(is_counting=is_counting)
@@ -69,7 +76,7 @@ class ShapeReader:
         """
         Send a request; the answer is for `receive`.
         """
-        self._connection.request("GET", "/v1/shape?" + urlencode({"table": TABLE, "offset": offset, **more}))
+        self._connection.request("GET", "/v1/shape?" + urlencode({**self._shape, "offset": offset, **more}))
 
     def receive(self, *, is_counting: bool = False) -> Reply:
         """
@@ -78,10 +85,11 @@ class ShapeReader:
         response = self._connection.getresponse()
         if response.status != http.client.OK:
             raise RuntimeError(f"answered {response.status}: {response.read()[:500]!r}")
-        bytes_count = row_count = 0
+        bytes_count = row_count = update_count = 0
         if is_counting:
             body = response.read()
             bytes_count, row_count = len(body), body.count(b'"operation":"insert"')
+            update_count = body.count(b'"operation":"update"')
         else:
             while count := response.readinto(self._buffer):
                 bytes_count += count
@@ -93,6 +101,7 @@ class ShapeReader:
             headers.get("electric-up-to-date") is not None,
             bytes_count,
             row_count,
+            update_count,
         )
 
     def read_all(self, *, is_counting: bool = False) -> Reply:
@@ -101,14 +110,13 @@ class ShapeReader:
         counts of all.
         """
         reply = self.ask(offset="-1", is_counting=is_counting)
-        bytes_count, row_count = reply.bytes_count, reply.row_count
+        bytes_count, row_count, update_count = reply.bytes_count, reply.row_count, reply.update_count
         while not reply.is_up_to_date:
             reply = self.ask(offset=reply.offset, handle=reply.handle, is_counting=is_counting)
             bytes_count += reply.bytes_count
             row_count += reply.row_count
-        return Reply(
-            reply.handle, reply.offset, reply.cursor, is_up_to_date=True, bytes_count=bytes_count, row_count=row_count
-        )
+            update_count += reply.update_count
+        return replace(reply, bytes_count=bytes_count, row_count=row_count, update_count=update_count)
 
     def position(self) -> int:
         """

@@ -9,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,25 @@ from typing import Final
 import msgspec
 
 RESULTS: Final = Path(__file__).parent / "results"
-_HEAD: Final = ("Scenario", "Penstock", "Reference", "Ratio", "CPU µs/row", "Peak MiB")
+
+AIMS: Final[Mapping[str, float]] = {
+    "receiver-small": 1.0,
+    "receiver-large": 1.0,
+    "receiver-updates": 1.0,
+    "service-small": 0.9,
+    "service-small-pure": 0.5,
+    "service-large": 0.9,
+    "service-large-pure": 0.5,
+    "service-updates": 0.8,
+    "service-unwanted": 1.0,
+    "routing-hit": 0.9,
+    "pipeline-many": 1.0,
+    "initial-sync": 0.8,
+    "shape-memory": 1.0,
+}
+"""Which ratio a scenario ought to reach, by its name."""
+
+_HEAD: Final = ("Scenario", "Penstock", "Reference", "Ratio", "Aim", "CPU µs/row", "Peak MiB")
 _LEGEND: Final = (
     "Ratio: how many times as fast as the reference in the same run, the median of the rounds and [least to most]; above "
     "1 Penstock is faster. CPU: Penstock's (the reference's). Peak: of all its processes, added up."
@@ -40,6 +58,21 @@ class Sample:
     peak_mib: float
 
 
+class Point(msgspec.Struct, frozen=True):
+    """
+    Where a figure stands in a growth curve.
+
+    Attributes:
+        plot: a name of `benchmarks.plots.PLOTS`.
+        series: the curve, in words.
+        x: the place on the axis.
+    """
+
+    plot: str
+    series: str
+    x: float
+
+
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """
     A line of the table.
@@ -54,6 +87,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         cpu_us: CPU of a row, in microseconds; None where rows are not what is measured.
         reference_cpu_us: the same of the reference.
         peak_mib: the most memory held, of all processes together.
+        point: its place in a growth curve, if it has one.
+        measured_at: when, in UTC; filled in by the report.
+        row_count: how many rows were asked for; filled in by the report.
     """
 
     name: str
@@ -66,6 +102,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     cpu_us: float | None = None
     reference_cpu_us: float | None = None
     peak_mib: float | None = None
+    point: Point | None = None
+    measured_at: str = ""
+    row_count: int = 0
 
     @property
     def ratio(self) -> float:
@@ -74,9 +113,28 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         """
         return statistics.median(self.ratios)
 
+    @property
+    def aim(self) -> float | None:
+        """
+        The ratio it ought to reach; None when nobody said.
+        """
+        return AIMS.get(self.name)
 
-def figure_of_rates(
-    name: str, scenario: str, reference_name: str, row_count: int, rounds: Sequence[tuple[Sample, Sample]]
+    @property
+    def key(self) -> tuple[str, str]:
+        """
+        What names the line in every report.
+        """
+        return self.name, self.scenario
+
+
+def figure_of_rates(  # noqa: PLR0917 - a line has as many
+    name: str,
+    scenario: str,
+    reference_name: str,
+    row_count: int,
+    rounds: Sequence[tuple[Sample, Sample]],
+    point: Point | None = None,
 ) -> Figure:
     """
     Make a line from rounds of (Penstock, reference) over the same rows.
@@ -94,12 +152,13 @@ def figure_of_rates(
         cpu_us=statistics.median(sample.cpu_s for sample in ours) / row_count * 1e6,
         reference_cpu_us=statistics.median(sample.cpu_s for sample in others) / row_count * 1e6,
         peak_mib=max(sample.peak_mib for sample in ours),
+        point=point,
     )
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One run of the benchmarks.
+    One run of the benchmarks, and what is left of earlier ones.
 
     Attributes:
         measured_at: in UTC.
@@ -121,26 +180,50 @@ def make_report(figures: Sequence[Figure], *, postgres: str, row_count: int) -> 
     Put figures together with what they depend on.
     """
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    measured_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     return Report(
-        measured_at=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        measured_at=measured_at,
         machine=f"{len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, {platform.system()} "
         f"{platform.machine()}, Python {sys.version.split()[0]}",
         postgres=postgres,
         row_count=row_count,
-        figures=tuple(figures),
+        figures=tuple(
+            msgspec.structs.replace(figure, measured_at=measured_at, row_count=row_count) for figure in figures
+        ),
     )
+
+
+def merge(report: Report, before: Report | None, order: Sequence[str]) -> Report:
+    """
+    Keep of an earlier report the scenarios that were not measured now.
+
+    Args:
+        report: of this run.
+        before: the earlier one.
+        order: names of scenarios; those that do not exist any more are dropped.
+    """
+    if before is None:
+        return report
+    names = {figure.name for figure in report.figures}
+    kept = [figure for figure in before.figures if figure.name not in names and figure.name in order]
+    figures = sorted([*report.figures, *kept], key=lambda figure: order.index(figure.name))
+    return msgspec.structs.replace(report, figures=tuple(figures))
 
 
 def render(report: Report) -> str:
     """
     Write a report as Markdown.
     """
+    older = [figure for figure in report.figures if figure.measured_at != report.measured_at]
+    is_mixed = any(figure.row_count != report.row_count for figure in older)
     rows = [_HEAD, *(_cells(figure) for figure in report.figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    if older:
+        rows[0] = (*_HEAD, "Measured")
+        rows[1:] = [
+            (*row, f"{figure.measured_at}, {figure.row_count:,}" if is_mixed else figure.measured_at)
+            for row, figure in zip(rows[1:], report.figures, strict=True)
+        ]
+    lines = _table(rows)
     return "\n".join(
         [
             f"{report.row_count:,} rows; {report.machine}, Postgres {report.postgres}; {report.measured_at}.",
@@ -152,14 +235,28 @@ def render(report: Report) -> str:
     )
 
 
-def write(report: Report, folder: Path = RESULTS) -> Path:
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return lines
+
+
+def write(report: Report, folder: Path = RESULTS, more: Iterable[str] = ()) -> Path:
     """
     Write `latest.md` and `latest.json`; gives the first.
+
+    Args:
+        report: what was measured.
+        folder: where.
+        more: lines for the end of the first.
     """
     folder.mkdir(exist_ok=True)
     (folder / "latest.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     path = folder / "latest.md"
-    path.write_text(render(report))
+    path.write_text("\n".join([render(report), *more]))
     return path
 
 
@@ -169,11 +266,13 @@ def _cells(figure: Figure) -> tuple[str, ...]:
     cpu = "" if figure.cpu_us is None else f"{figure.cpu_us:.1f}"
     if figure.reference_cpu_us is not None:
         cpu += f" ({figure.reference_cpu_us:.1f})"
+    aim = figure.aim
     return (
         figure.scenario,
         _amount(figure.penstock, figure.unit),
         f"{_amount(figure.reference, figure.unit)}, {figure.reference_name}",
         f"{figure.ratio:.2f}{spread}",
+        "" if aim is None else f"≥ {aim:g}{'' if figure.ratio >= aim else ', missed'}",
         cpu,
         "" if figure.peak_mib is None else f"{figure.peak_mib:.0f}",
     )

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from benchmarks.conditions import (
     distinct,
     inserts,
@@ -22,8 +24,10 @@ from benchmarks.conditions import (
     sharing,
     sorted_by_constant,
 )
+from benchmarks.measure import forget_peak, own_peak_mib
 from benchmarks.progress import say
-from benchmarks.report import Figure
+from benchmarks.report import Figure, Point
+from benchmarks.suites import Suite
 from penstock.collector.abc import RoutedPart
 from penstock.collector.collector import ShapeLogCollector
 from penstock.postgres.lsn import CommitLsn, EndLsn
@@ -37,7 +41,14 @@ SHARING: Final = "routing-sharing"
 SORTED: Final = "routing-sorted"
 DISTINCT: Final = "routing-distinct"
 ADDING: Final = "routing-adding"
-NAMES: Final = frozenset({HIT, MISS, SHARING, SORTED, DISTINCT, ADDING})
+NAMES: Final = {
+    HIT: "a change to the shapes it concerns, by their number",
+    MISS: "a change that concerns none of them",
+    SORTED: "the same with conditions column > constant",
+    SHARING: "the same, no index helps, alike but for constants",
+    DISTINCT: "the same, no index helps, all different",
+    ADDING: "adding and removing a shape next to many",
+}
 
 INDEXED_COUNTS: Final = (1_000, 10_000, 100_000)
 UNINDEXED_COUNTS: Final = (10, 100, 1_000)
@@ -131,6 +142,7 @@ def measure_routing(wanted: frozenset[str]) -> list[Figure]:
     """
     Measure the wanted of `NAMES`.
     """
+    forget_peak()
     figures: list[Figure] = []
     if wanted & {HIT, MISS, ADDING}:
         figures += _measure_indexed(wanted)
@@ -141,7 +153,8 @@ def measure_routing(wanted: frozenset[str]) -> list[Figure]:
     ):
         if name in wanted:
             figures += _measure_unindexed(name, make, words)
-    return figures
+    peak_mib = own_peak_mib()
+    return [msgspec.structs.replace(figure, peak_mib=peak_mib) for figure in figures]
 
 
 def _measure_indexed(wanted: frozenset[str]) -> list[Figure]:
@@ -158,11 +171,13 @@ def _measure_indexed(wanted: frozenset[str]) -> list[Figure]:
         if HIT in wanted:
             changes = inserts(range(0, count, step), _CHANGES_COUNT)
             ours, single = _Contestant(grown, changes), _Contestant(one, inserts([0], _CHANGES_COUNT))
-            figures.append(_compare(HIT, f"Routing, {count:,} shapes account = constant, hit", ours, single))
+            words = f"Routing, {count:,} shapes account = constant, hit"
+            figures.append(_compare(HIT, words, ours, single, Point("shapes", "routing, hit", count)))
         if MISS in wanted:
             changes = inserts([_NOBODYS_ACCOUNT], _CHANGES_COUNT)
             ours, single = _Contestant(grown, changes), _Contestant(one, changes)
-            figures.append(_compare(MISS, f"Routing, {count:,} shapes account = constant, miss", ours, single))
+            words = f"Routing, {count:,} shapes account = constant, miss"
+            figures.append(_compare(MISS, words, ours, single, Point("shapes", "routing, miss", count)))
     if ADDING in wanted:
         figures += _measure_adding(grown, one, size)
     return figures
@@ -214,8 +229,8 @@ def _settle() -> None:
     gc.freeze()
 
 
-def _compare(name: str, scenario: str, ours: _Contestant, single: _Contestant) -> Figure:
-    return _figure(name, scenario, "µs", "one shape", _rounds(ours, single))
+def _compare(name: str, scenario: str, ours: _Contestant, single: _Contestant, point: Point) -> Figure:
+    return _figure(name, scenario, "µs", "one shape", _rounds(ours, single), point)
 
 
 def _rounds(ours: _Contestant, single: _Contestant) -> list[tuple[float, float]]:
@@ -229,7 +244,14 @@ def _rounds(ours: _Contestant, single: _Contestant) -> list[tuple[float, float]]
     return [(ours.time_us(count), single.time_us(count)) for _ in range(ROUNDS)]
 
 
-def _figure(name: str, scenario: str, unit: str, reference: str, rounds: Sequence[tuple[float, float]]) -> Figure:
+def _figure(  # noqa: PLR0917 - a line has as many
+    name: str,
+    scenario: str,
+    unit: str,
+    reference: str,
+    rounds: Sequence[tuple[float, float]],
+    point: Point | None = None,
+) -> Figure:
     return Figure(
         name=name,
         scenario=scenario,
@@ -238,4 +260,8 @@ def _figure(name: str, scenario: str, unit: str, reference: str, rounds: Sequenc
         reference=statistics.median(other for _, other in rounds),
         reference_name=reference,
         ratios=tuple(other / mine for mine, other in rounds),
+        point=point,
     )
+
+
+SUITE: Final = Suite(NAMES, lambda setting: measure_routing(setting.wanted), needs_server=False)

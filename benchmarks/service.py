@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from benchmarks.measure import Usage, usage_of
+from benchmarks.measure import Usage, family, usage_of
 from benchmarks.source import SLOT
 
 _START_S_MAX: Final = 60.0
@@ -32,7 +33,14 @@ class Service:
         port: where it serves.
     """
 
-    def __init__(self, database_url: str, folder: Path, *, single_process: bool = False) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        folder: Path,
+        *,
+        single_process: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         """
         Prepare; nothing is started yet.
 
@@ -40,7 +48,9 @@ class Service:
             database_url: what it follows.
             folder: keeps `data` and the log; a service that is started again in it goes on.
             single_process: all roles in one process.
+            settings: as environment variables, besides those that are always set.
         """
+        self._settings: Final = settings or {}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: Final[int] = probe.getsockname()[1]
@@ -72,6 +82,7 @@ class Service:
             "PENSTOCK_REPLICATION_STREAM_ID": SLOT.removeprefix("penstock_slot_"),
             "PENSTOCK_LOG_LEVEL": "warning",
             "PENSTOCK_LOG_COLORS": "false",
+            **self._settings,
         }
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -117,6 +128,23 @@ class Service:
         """
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"the service has ended:\n{self.log}")
+
+    def find_role(self, name: str) -> int:
+        """
+        Find the process of a role, as `receiver` or `engine`.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        assert self._process is not None
+        for pid in family(self._process.pid):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[-3:-1] == [b"role", name.encode()]:
+                return pid
+        raise RuntimeError(f"the service has no {name}")
 
     def usage(self) -> Usage:
         """

@@ -20,6 +20,7 @@ from benchmarks.measure import run
 from benchmarks.progress import say
 from benchmarks.report import Figure
 from benchmarks.shape_memory_program import Order, Took
+from benchmarks.suites import Suite
 from penstock.control.store import SqliteControlStore
 from penstock.postgres.lsn import EndLsn, InsertLsn
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
@@ -28,7 +29,7 @@ from penstock.shapes.offset import SNAPSHOT_END
 
 MEMORY: Final = "shape-memory"
 RESTART: Final = "shape-restart"
-NAMES: Final = frozenset({MEMORY, RESTART})
+NAMES: Final = {MEMORY: "memory of an idle shape, of many", RESTART: "restart with many shapes"}
 
 SHAPES_COUNT: Final = 100_000
 AIM_BYTES: Final = 8192
@@ -104,3 +105,6 @@ async def _fill(path: Path, count: int) -> None:
         )
     await control.checkpoint(EndLsn(_BOUNDARY), {})
     await control.close(is_clean=True)
+
+
+SUITE: Final = Suite(NAMES, lambda setting: measure_shape_memory(setting.wanted), needs_server=False)

@@ -58,7 +58,27 @@ BEGIN
     END LOOP;
 END
 $$;
+CREATE PROCEDURE insert_in_groups(first bigint, count bigint, size bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR start IN 0 .. (count - 1) / size LOOP
+        INSERT INTO {TABLE} SELECT {_ROW} FROM generate_series(
+            first + start * size, least(first + start * size + size, first + count) - 1
+        ) AS numbers (n);
+        COMMIT;
+    END LOOP;
+END
+$$;
+CREATE PROCEDURE update_one_by_one(first bigint, count bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR n IN first .. first + count - 1 LOOP
+        UPDATE {TABLE} SET status = 'done "again"', priority = priority + 1 WHERE id = n;
+        COMMIT;
+    END LOOP;
+END
+$$;
 """
+MARKER_ACCOUNT: Final = 1_000_000
+"""The account of the row that marks the end of a load, and of no other."""
 _GENERATING_S_MAX: Final = 1800
 
 
@@ -105,11 +125,29 @@ def insert_one_by_one(database: ThrowawayDatabase, first: int, count: int) -> No
     """
     Insert rows, each in a transaction of its own.
     """
+    _call(database, f"{count:,} transactions of one row", "insert_one_by_one", first, count)
+
+
+def insert_in_groups(database: ThrowawayDatabase, first: int, count: int, *, size: int) -> None:
+    """
+    Insert rows, so many in a transaction.
+    """
+    _call(database, f"{count:,} rows in transactions of {size:,}", "insert_in_groups", first, count, size)
+
+
+def update_one_by_one(database: ThrowawayDatabase, first: int, count: int) -> None:
+    """
+    Update rows that are there, each in a transaction of its own.
+    """
+    _call(database, f"{count:,} updates, each a transaction", "update_one_by_one", first, count)
+
+
+def _call(database: ThrowawayDatabase, words: str, procedure: str, *args: int) -> None:
     began = time.monotonic()
-    say(f"generating {count:,} transactions of one row")
+    say(f"generating {words}")
     with database.connect() as connection:
         connection.execute(f"SET synchronous_commit = off; SET statement_timeout = '{_GENERATING_S_MAX}s'".encode())
-        connection.execute("CALL insert_one_by_one(%s, %s)", (first, count))
+        connection.execute(f"CALL {procedure}({', '.join(map(str, args))})".encode())
     say(f"generated in {time.monotonic() - began:.1f} s")
 
 
@@ -139,7 +177,8 @@ def insert_marker(database: ThrowawayDatabase, key: int) -> int:
     Mark the end of a load by one more row; gives a WAL position between the load and the mark.
     """
     position = database.query("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")[0][0]
-    database.execute(insert_command(key))
+    values = f"{key}, {MARKER_ACCOUNT}, 'the end', 'done', NULL, 1, true, '2026-01-01 00:00:00+00'"
+    database.execute(f"INSERT INTO {TABLE} VALUES ({values})")
     return int(position)
 
 
