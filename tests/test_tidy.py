@@ -23,6 +23,8 @@ SHELL: Final = {
     "__init__",
     "__main__",
     "api.app",
+    "api.authorisation_jwt",
+    "api.authorising",
     "api.exchange",
     "api.fast.connection",
     "api.fast.deadlines",

@@ -22,6 +22,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.api.authorisation import AccessRequest, Allow, Authorize, Deny, RequestedShape, by_table
+    from penstock.api.authorisation_jwt import jwt_authorizer
     from penstock.client.arrow_streams import ArrowStream, AsyncArrowStream
     from penstock.client.asynchronous import AsyncChangeStream, AsyncClient, AsyncShape
     from penstock.client.blocking import ChangeStream, Client, Shape
@@ -30,42 +32,62 @@ if TYPE_CHECKING:
     from penstock.client.options import ShapeOptions
     from penstock.client.subset import SubsetOptions
     from penstock.client.tables import Rows
-    from penstock.service.embedding import EmbeddedApp, asgi
+    from penstock.service.embedding import BesideApp, EmbeddedApp, ShapeResponse, asgi, beside
 
 __all__ = [
+    "AccessRequest",
+    "Allow",
     "ArrowStream",
     "AsyncArrowStream",
     "AsyncChangeStream",
     "AsyncClient",
     "AsyncShape",
+    "Authorize",
+    "BesideApp",
     "Change",
     "ChangeStream",
     "Client",
+    "Deny",
     "EmbeddedApp",
     "Freshness",
+    "RequestedShape",
     "Rows",
     "Shape",
     "ShapeOptions",
+    "ShapeResponse",
     "SubsetOptions",
     "asgi",
+    "beside",
+    "by_table",
+    "jwt_authorizer",
 ]
 
 _HOMES = {
+    "AccessRequest": "api.authorisation",
+    "Allow": "api.authorisation",
     "ArrowStream": "client.arrow_streams",
     "AsyncArrowStream": "client.arrow_streams",
     "AsyncChangeStream": "client.asynchronous",
     "AsyncClient": "client.asynchronous",
     "AsyncShape": "client.asynchronous",
+    "Authorize": "api.authorisation",
+    "BesideApp": "service.embedding",
     "Change": "client.changes",
     "ChangeStream": "client.blocking",
     "Client": "client.blocking",
+    "Deny": "api.authorisation",
     "EmbeddedApp": "service.embedding",
     "Freshness": "client.freshness",
+    "RequestedShape": "api.authorisation",
     "Rows": "client.tables",
     "Shape": "client.blocking",
     "ShapeOptions": "client.options",
+    "ShapeResponse": "service.embedding",
     "SubsetOptions": "client.subset",
     "asgi": "service.embedding",
+    "beside": "service.embedding",
+    "by_table": "api.authorisation",
+    "jwt_authorizer": "api.authorisation_jwt",
 }
 
 

@@ -22,6 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from penstock.api import caching, params, plan, subset
 from penstock.api.abc import ShapeSource
 from penstock.api.admission import Admission, Permit
+from penstock.api.authorisation import Authorize, Deny, restrict, restrict_shape
+from penstock.api.authorising import GRANT_KEY, Authoriser, LateError
 from penstock.api.exchange import Exchange
 from penstock.api.gate import UNAUTHORIZED, Gate
 from penstock.api.openapi import openapi_document
@@ -30,12 +32,15 @@ from penstock.api.plan import JSON_TYPE, TEXT_TYPE, Answer, Planner
 from penstock.api.settings import ApiSettings
 from penstock.api.shape_route import Events, ShapeRoute, World
 from penstock.errors import ConnectionLostError
-from penstock.shapes.reading import Health
+from penstock.shapes.reading import Health, ShapeRequest, ShapeRule
+from penstock.shapes.subset import SubsetRequest
 from penstock.wire import names
 
 STATUS_TIMEOUT_S: Final = 5.0
 PREFLIGHT_AGE_S: Final = 86_400
 ALLOWED_REQUEST_HEADERS: Final = frozenset({"content-type", "if-none-match", "traceparent"})
+AUTHORISED_REQUEST_HEADERS: Final = ALLOWED_REQUEST_HEADERS | {"authorization"}
+"""The headers of requests from other sites, where somebody looks at who asks."""
 
 _log = structlog.get_logger("penstock.api")
 
@@ -71,6 +76,7 @@ class ShapeApp:
         world: World | None = None,
         *,
         pages: Mapping[str, ASGIApp] | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
         """
         Serve `source`; the files it names lie below `data_dir`.
@@ -81,6 +87,7 @@ class ShapeApp:
             data_dir: what the paths in ranges are relative to.
             world: clock and chance; another one in tests.
             pages: further applications by path, open to everybody.
+            authorize: decides who may read what; without it whoever has the secret may read everything.
         """
         self._pages = pages or {}
         self._source = source
@@ -94,6 +101,9 @@ class ShapeApp:
         )
         self.route: Final = ShapeRoute(source, settings, data_dir, self.admission, self._world)
         self._planner: Planner = self.route.planner
+        self.authoriser: Final = Authoriser(
+            authorize, timeout_s=settings.authorize_timeout_s, threads_max=settings.authorize_threads_max
+        )
         self._others: Final = OtherRequests(source, settings, data_dir, self.admission, self._planner)
         self.gate: Final = Gate(settings, self.admission, self._planner, self._world.random.randint)
         self._document: Final = Answer(200, (JSON_TYPE,), msgspec.json.encode(openapi_document(settings.version)))
@@ -130,6 +140,7 @@ class ShapeApp:
         End the reader threads; call it when no request is under way any more.
         """
         self.begin_shutdown()
+        self.authoriser.close()
         self.readers.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -201,7 +212,7 @@ class ShapeApp:
             case names.SHAPE_PATH if exchange.method in _SHAPE_METHODS:
                 await self._serve_shape(exchange)
             case names.SHAPE_PATH if exchange.method == "OPTIONS":
-                await exchange.answer(_preflight(exchange))
+                await exchange.answer(_preflight(exchange, self._allowed_headers(exchange)))
             case names.OPENAPI_PATH if is_reading:
                 await exchange.answer(self._document)
             case names.STATUS_PATH if is_reading:
@@ -220,7 +231,7 @@ class ShapeApp:
         if query is None:
             return
         if exchange.method == "DELETE":
-            await exchange.answer(await self._others.remove(query))
+            await exchange.answer(await self._remove(exchange, query))
             return
         permit = self.gate.admit(params.find_handle(query))
         if isinstance(permit, Answer):
@@ -240,21 +251,31 @@ class ShapeApp:
                 await exchange.answer(merged)
                 return
             query, asked = merged
-        request = params.validate(query)
+        request = params.validate(_with_table(exchange, query))
         if not isinstance(request, params.LogRequest):
             refused = self._planner.invalid(request)
             await exchange.answer(refused if asked is None and not is_post else plan.uncached(refused))
             return
-        if asked is not None:
-            answer, body = await self._others.load_subset(request, subset.read_subset(asked), permit)
+        rows = None if asked is None else subset.read_subset(asked)
+        is_judged = self.authoriser.concerns(exchange.scope)
+        if is_judged:
+            verdict = await self._decide(exchange, request.shape, rows)
+            if isinstance(verdict, Answer):
+                await exchange.answer(verdict)
+                return
+            request = restrict(request, verdict)
+        if rows is not None:
+            answer, body = await self._others.load_subset(request, rows, permit)
         else:
             if_none_match = exchange.header_lines(b"if-none-match")
             found = await self.route.answer(request, if_none_match, permit, self.readers)
             answer = plan.uncached(found.answer) if is_post else found.answer
             if isinstance(found, Events):
-                await exchange.answer_stream(answer, found.parts)
+                await exchange.answer_stream(plan.private(answer) if is_judged else answer, found.parts)
                 return
             body = found.body
+        if is_judged:
+            answer = plan.private(answer)
         try:
             await exchange.answer_open(answer, body, self.readers)
         finally:
@@ -273,6 +294,35 @@ class ShapeApp:
             return query
         return None
 
+    # --- authorisation -----------------------------------------------------------------------------------------------
+
+    async def _decide(
+        self, exchange: Exchange, shape: ShapeRequest, rows: SubsetRequest | None = None, *, is_removal: bool = False
+    ) -> tuple[ShapeRule, ...] | Answer:
+        """
+        Give the rules of a request that may go on, else what it is answered.
+        """
+        query = params.decode_query(exchange.query_string)
+        deciding = self.authoriser.decide(exchange.scope, exchange.path, query, shape, rows, is_removal=is_removal)
+        try:
+            verdict = await deciding
+        except LateError:
+            return self._planner.unready(plan.REASON_AUTHORISING)
+        return self._planner.denied(verdict) if isinstance(verdict, Deny) else verdict
+
+    async def _remove(self, exchange: Exchange, query: params.Query) -> Answer:
+        if not self.authoriser.concerns(exchange.scope):
+            return await self._others.remove(query)
+
+        async def authorise(shape: ShapeRequest) -> ShapeRequest | Answer:
+            verdict = await self._decide(exchange, shape, is_removal=True)
+            return verdict if isinstance(verdict, Answer) else restrict_shape(shape, verdict)
+
+        return await self._others.remove(_with_table(exchange, query), authorise)
+
+    def _allowed_headers(self, exchange: Exchange) -> frozenset[str]:
+        return AUTHORISED_REQUEST_HEADERS if self.authoriser.concerns(exchange.scope) else ALLOWED_REQUEST_HEADERS
+
     # --- for operators -----------------------------------------------------------------------------------------------
 
     async def _find_health(self) -> Health:
@@ -285,6 +335,10 @@ class ShapeApp:
     async def _serve_status(self, exchange: Exchange) -> None:
         if await self._authenticate(exchange) is None:
             return
+        if self.authoriser.asks_always and self._settings.secret is None:
+            # Who may read rows is decided row by row; who may see everybody's shapes, by nothing but a secret.
+            await exchange.answer_plain(UNAUTHORIZED)
+            return
         try:
             async with asyncio.timeout(STATUS_TIMEOUT_S):
                 status = await self._source.status()
@@ -295,10 +349,22 @@ class ShapeApp:
         await exchange.answer(Answer(200, headers, msgspec.json.encode(status)))
 
 
-def _preflight(exchange: Exchange) -> Answer:
+def _with_table(exchange: Exchange, query: params.Query) -> params.Query:
+    """
+    Fill in the table that the application around us grants, where the client names none.
+    """
+    grant = exchange.scope.get(GRANT_KEY)
+    table = getattr(grant, "table", None)
+    named = query.get(names.TABLE)
+    if table is None or (isinstance(named, str) and named.strip()):
+        return query
+    return {**query, names.TABLE: table}
+
+
+def _preflight(exchange: Exchange, allowed_headers: frozenset[str]) -> Answer:
     lines = exchange.header_lines(b"access-control-request-headers")
     named = [name.strip() for line in lines for name in line.split(b",")]
-    wanted = [name for name in named if name.decode("latin-1").lower() in ALLOWED_REQUEST_HEADERS]
+    wanted = [name for name in named if name.decode("latin-1").lower() in allowed_headers]
     allowed = ((b"access-control-allow-headers", b",".join(wanted)),) if wanted else ()
     return Answer(204, ((b"access-control-max-age", b"%d" % PREFLIGHT_AGE_S), (b"connection", b"keep-alive"), *allowed))
 

@@ -20,6 +20,13 @@ CURSOR_STEP_S_MAX: Final = 3_600
 DEFAULT_CACHE_CONTROL: Final = b"max-age=0, private, must-revalidate"
 """For everything that no rule names."""
 
+PRIVATE: Final = b"private, no-cache"
+"""
+For what one client was authorised to see. Whom else it may be shown is decided by code that no cache knows, from
+whatever it looks at, so no cache may share it, and not even a browser's own may give it again without asking: somebody
+else may be using the browser by then, or the right may be gone.
+"""
+
 NO_CACHE: Final = b"no-cache"
 NO_STORE: Final = b"no-store"
 HEALTH_CACHE_CONTROL: Final = b"no-cache, no-store, must-revalidate"

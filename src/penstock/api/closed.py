@@ -43,7 +43,9 @@ class ClosedRanges:
         is_closed = found.chunk_end < found.last and bool(found.pieces)
         if not is_closed or not all(isinstance(piece, FilePiece) for piece in found.pieces):
             return
-        texts = (request.where or "", *request.params, *(request.columns or ()), *(request.queryable_columns or ()))
+        texts = [*request.clauses, *request.params, *(request.columns or ()), *(request.queryable_columns or ())]
+        for rule in request.rules:
+            texts += (*rule.params, *(rule.columns or ()))
         if sum(map(len, texts)) > CLAUSE_CHARACTERS_MAX:
             return
         key = _key(request)

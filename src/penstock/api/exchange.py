@@ -72,6 +72,13 @@ class Exchange:
         self.is_stalled = False
         self.is_stopping = False
 
+    @property
+    def scope(self) -> Scope:
+        """
+        What the server and the application around us know of the request.
+        """
+        return self._scope
+
     def header_lines(self, name: bytes) -> list[bytes]:
         """
         Give the values of all headers of this name.

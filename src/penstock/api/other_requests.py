@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from penstock.api import params, plan, subset
 from penstock.api.abc import ShapeSource
@@ -22,8 +22,11 @@ from penstock.api.params import LogRequest
 from penstock.api.plan import Answer, Planner
 from penstock.api.settings import ApiSettings
 from penstock.errors import ConnectionLostError
-from penstock.shapes.reading import Refused, Rotated, SubsetLoaded, SubsetQuestion
+from penstock.shapes.reading import Refused, RemoveRequest, Rotated, ShapeRequest, SubsetLoaded, SubsetQuestion
 from penstock.shapes.subset import SubsetRequest
+from penstock.wire import names
+
+AuthoriseRemoval: TypeAlias = Callable[[ShapeRequest], Awaitable[ShapeRequest | Answer]]
 
 _T = TypeVar("_T")
 
@@ -83,15 +86,27 @@ class OtherRequests:
                     return refused, OpenBody.open(refused.body, self._data_dir)
                 is_second_look = True
 
-    async def remove(self, query: params.Query) -> Answer:
+    async def remove(self, query: params.Query, authorise: AuthoriseRemoval | None = None) -> Answer:
         """
         Find the answer to a request to remove a shape.
+
+        Args:
+            query: of the request.
+            authorise: gives the shape under its rules, or what is answered instead. A handle alone does not say whose
+                shape it is, so the request must then name the shape.
         """
         if not self._settings.allows_removal:
             return plan.uncached(self._planner.refuse(405, "DELETE not allowed"))
         request = params.validate_removal(query)
         if isinstance(request, dict):
             return plan.uncached(self._planner.invalid(request))
+        if authorise is not None:
+            if request.shape is None:
+                return plan.uncached(self._planner.invalid({names.TABLE: ["can't be blank"]}))
+            allowed = await authorise(request.shape)
+            if isinstance(allowed, Answer):
+                return allowed
+            request = RemoveRequest(allowed, request.handle)
         return self._planner.removal(await self._ask(lambda: self._source.remove(request)))
 
     async def _ask(self, ask: Callable[[], Awaitable[_T]]) -> _T | Refused:

@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from penstock.api import caching
+from penstock.api.authorisation import MESSAGE_CHARACTERS_MAX, Deny
 from penstock.api.params import LogRequest
 from penstock.api.settings import ApiSettings
 from penstock.errors import Problems
@@ -53,6 +54,7 @@ RETRY_STOPPING_S: Final = 1
 
 REASON_SOURCE_AWAY: Final = "stack restart"
 REASON_REPLAYING: Final = "shape data to be loaded"
+REASON_AUTHORISING: Final = "authorisation"
 
 
 SSE_KEEPALIVE: Final = b": keep-alive\n\n"
@@ -319,6 +321,15 @@ class Planner:
             return self.unready(REASON_REPLAYING)
         return self.invalid({names.OFFSET: ["out of bounds for this shape"]})
 
+    def denied(self, denial: Deny) -> Answer:
+        """
+        Answer to a request that is not authorised.
+        """
+        answer = self.refuse(denial.status, denial.message[:MESSAGE_CHARACTERS_MAX])
+        if denial.status != 401:
+            return answer
+        return Answer(401, (*answer.headers, (b"www-authenticate", denial.challenge.encode())), answer.body)
+
     def stopping(self) -> Answer:
         """
         Answer to requests that this server will not finish because it is told to stop.
@@ -378,6 +389,18 @@ def uncached(answer: Answer) -> Answer:
     """
     headers = [(name, caching.NO_CACHE if name == b"cache-control" else value) for name, value in answer.headers]
     return Answer(answer.status, tuple(header for header in headers if header[0] != b"surrogate-control"), answer.body)
+
+
+def private(answer: Answer) -> Answer:
+    """
+    Turn an answer into one for a client that was authorised by more than the secret.
+    """
+    rules = {caching.NO_STORE, caching.HEALTH_CACHE_CONTROL}
+    headers = [
+        (name, caching.PRIVATE if name == b"cache-control" and value not in rules else value)
+        for name, value in answer.headers
+    ]
+    return Answer(answer.status, tuple(headers), answer.body)
 
 
 def is_up_to_date(request: LogRequest, found: LogRange) -> bool:

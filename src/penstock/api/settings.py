@@ -38,6 +38,8 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
             byte percent-encoded.
         known_handles_max: how many handles are remembered as served before.
         reader_threads: threads that read files larger than a block.
+        authorize_timeout_s: how long the callable that authorises may take for one request.
+        authorize_threads_max: threads in which it is called when it is a plain function.
     """
 
     version: str = "0"
@@ -58,3 +60,5 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     target_bytes_max: int = 3 * 65_536 + 8_192
     known_handles_max: int = 100_000
     reader_threads: int = 4
+    authorize_timeout_s: float = 5.0
+    authorize_threads_max: int = 32

@@ -49,6 +49,7 @@ from penstock.errors import (
     PenstockError,
     Policy,
     RequestError,
+    RuleError,
     ShapeError,
 )
 from penstock.postgres.relation import RelationDescription, Table
@@ -57,6 +58,7 @@ from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.handle import make_handle
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
 from penstock.shapes.reading import (
+    FORBIDDEN,
     Advanced,
     Health,
     LogRange,
@@ -483,13 +485,14 @@ class ShapeCatalog:
 
     async def _remember(self, request: ShapeRequest, asked: bytes, table: Table) -> Resolved:
         facts = NO_FACTS
-        if request.where is not None:
-            facts = await self._inspector.find_facts(table, with_letters=needs_letters(request.where))
+        clauses = request.clauses
+        if clauses:
+            facts = await self._inspector.find_facts(table, with_letters=any(map(needs_letters, clauses)))
         resolve = partial(
             resolve_shape, request, table, are_generated_published=self._are_generated_published(), facts=facts
         )
         # A text of the greatest length takes more than a second.
-        is_long = request.where is not None and len(request.where) > _CLAUSE_LENGTH_MAX
+        is_long = sum(map(len, clauses)) > _CLAUSE_LENGTH_MAX
         definition = await asyncio.to_thread(resolve) if is_long else resolve()
         schema = schema_header(table, definition.selected).decode()
         resolved = Resolved(table, definition, definition.identity(), schema, condition_of(definition))
@@ -660,6 +663,9 @@ def refusal(error: PenstockError) -> Refused | Rotated:
     Say what a client is told about an error.
     """
     match error:
+        case RuleError():
+            _log.error("a request was denied, because what authorize added cannot be used", problem=error.message)
+            return FORBIDDEN
         case InvalidShapeError():
             return Refused(400, "Invalid request", errors={error.field: [error.message]})
         case RequestError():
@@ -686,6 +692,7 @@ def _request_key(request: ShapeRequest) -> bytes:
             request.params,
             request.replica,
             request.log,
+            request.rules,
         )
     )
 

@@ -4,6 +4,10 @@ From what a client asks for to what a shape is.
 Compares a request with the catalog: table, columns, what may be queried, the condition. The sentences are part of the contract, and so
 is the order in which problems are found: one is reported at a time.
 
+What the server adds by rules comes before what the client says: of a table with rules the client sees the columns that all
+rules leave it, and hears of the others what it would hear if they did not exist. Its condition is understood by itself, by
+those columns alone, before it is joined with those of the rules, so that no text can reach beyond its own place.
+
 Pure functions.
 """
 
@@ -12,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from penstock.errors import DecodeError, InvalidShapeError
-from penstock.postgres.relation import Table
+from penstock.errors import DecodeError, InvalidShapeError, RuleError
+from penstock.postgres.relation import Column, Table
 from penstock.shapes.condition import basis_of, condition_of, shape_columns
 from penstock.shapes.definition import ShapeDefinition
 from penstock.shapes.reading import ShapeRequest
+from penstock.shapes.subset import cannot_fail
 from penstock.where.clause import Clause, compile_where
 from penstock.where.facts import NO_FACTS, DatabaseFacts
 from penstock.wire.identifiers import parse_relation
@@ -69,12 +74,17 @@ def resolve_shape(
 
     Raises:
         InvalidShapeError: something named is not there, or must not be asked for.
+        RuleError: what the server adds does not fit the table.
     """
     keys = table.key_columns
-    known = [column.name for column in table.columns]
+    visible = visible_columns(request, table)
+    known = [column.name for column in visible]
     queryable = _resolve_queryable(request.queryable_columns, keys, known)
-    generated = [column.name for column in table.columns if column.is_generated and not are_generated_published]
-    listed = request.columns if request.columns is not None else request.queryable_columns
+    not_streamed = [column.name for column in table.columns if column.is_generated and not are_generated_published]
+    generated = [name for name in not_streamed if name in known]
+    listed: Sequence[str] | None = request.columns if request.columns is not None else request.queryable_columns
+    if listed is None and any(rule.columns is not None for rule in request.rules):
+        listed = [name for name in known if name in keys or name not in generated]
     if listed is None:
         if generated:
             raise InvalidShapeError("columns", _generated(generated) + _GENERATED_HINT)
@@ -84,8 +94,9 @@ def resolve_shape(
         selected = listed
     clause = None
     if request.where is not None:
-        clause = compile_where(request.where, request.params, table.columns, facts)
+        clause = compile_where(request.where, request.params, visible, facts)
         _check_readable(clause, generated)
+    clause = _join(clause, _compile_rules(request, table, not_streamed, facts), table, facts)
     columns = table.columns
     if listed is not None:
         # What becomes of other columns is no concern of this shape, nor of who it is.
@@ -106,6 +117,70 @@ def resolve_shape(
     # What a restart will do must work now.
     condition_of(definition)
     return definition
+
+
+def visible_columns(request: ShapeRequest, table: Table) -> Sequence[Column]:
+    """
+    Give the columns of the table that the server's rules leave the client, in the order of the table.
+
+    Raises:
+        RuleError: a rule lists a column that is not there, or leaves out one of the key.
+    """
+    visible: Sequence[Column] = table.columns
+    for rule in request.rules:
+        if rule.columns is None:
+            continue
+        known = {column.name for column in table.columns}
+        of_table = f'of "{table.id.schema}"."{table.id.name}"'
+        unknown = [name for name in rule.columns if name not in known]
+        if unknown:
+            raise RuleError(f"columns that are none {of_table} are allowed: {', '.join(unknown)}")
+        missing = [name for name in table.key_columns if name not in rule.columns]
+        if missing:
+            raise RuleError(f"the columns allowed {of_table} must include its key, missing: {', '.join(missing)}")
+        visible = [column for column in visible if column.name in rule.columns]
+    return visible
+
+
+def _compile_rules(
+    request: ShapeRequest, table: Table, not_streamed: Sequence[str], facts: DatabaseFacts
+) -> list[Clause]:
+    clauses = []
+    for rule in request.rules:
+        if rule.where is None:
+            continue
+        try:
+            clause = compile_where(rule.where, rule.params, table.columns, facts)
+            _check_readable(clause, not_streamed)
+        except InvalidShapeError as cause:
+            where = f'the condition added for "{table.id.schema}"."{table.id.name}"'
+            raise RuleError(f"{where} is refused: {cause.message}") from cause
+        clauses.append(clause)
+    return clauses
+
+
+def _join(asked: Clause | None, added: Sequence[Clause], table: Table, facts: DatabaseFacts) -> Clause | None:
+    """
+    Join the client's condition with those of the rules.
+
+    A condition that can end in an error would tell, by ending so, of rows that the rules hide: Postgres asks the parts of
+    an AND in an order of its own. So such a one stands in a CASE, which is asked only of rows that the rules let through.
+    """
+    if not added:
+        return asked
+    rules = " AND ".join(f"({clause.normalised})" for clause in added)
+    text = rules
+    if asked is not None and cannot_fail(asked.tree):
+        text = f"{rules} AND ({asked.normalised})"
+    elif asked is not None:
+        text = f"{rules} AND (CASE WHEN {rules} THEN {asked.normalised} ELSE false END)"
+    try:
+        return compile_where(text, (), table.columns, facts)
+    except InvalidShapeError as cause:
+        # Places in this text are none of the client's, and tell of what is not its own.
+        if asked is None:
+            raise RuleError(f"the added condition is refused: {cause.message}") from cause
+        raise InvalidShapeError("where", "the condition is too large together with that of the server") from cause
 
 
 def _check_readable(clause: Clause, generated: Sequence[str]) -> None:

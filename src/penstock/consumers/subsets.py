@@ -22,6 +22,7 @@ from penstock.consumers.abc import Inspector, OpenSnapshot, ShapeAccounts
 from penstock.consumers.catalog import Resolved, ShapeCatalog, refusal
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.registry import ConsumerRegistry, ShapeEntry, ShapeGoneError
+from penstock.consumers.resolve import visible_columns
 from penstock.consumers.snapshotter import took_too_long
 from penstock.consumers.spool import Spool
 from penstock.consumers.subset_place import follow_from, must_show
@@ -135,7 +136,8 @@ class SubsetReader:
     async def _compile(self, question: SubsetQuestion, resolved: Resolved) -> Subset:
         request: SubsetRequest = question.subset
         listed = question.shape.queryable_columns
-        columns = [column for column in resolved.table.columns if listed is None or column.name in listed]
+        visible = visible_columns(question.shape, resolved.table)
+        columns = [column for column in visible if listed is None or column.name in listed]
         facts = NO_FACTS
         if request.where is not None:
             facts = await self._inspector.find_facts(resolved.table, with_letters=needs_letters(request.where))

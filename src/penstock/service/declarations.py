@@ -97,6 +97,20 @@ DECLARATIONS: Final = (
     Declaration("secret", Kind.TEXT, "what clients must send as the parameter `secret`", ("SECRET",)),
     Declaration("insecure", _T, "serve without a secret", ("INSECURE",)),
     Declaration(
+        "authorize",
+        Kind.TEXT,
+        "`module:callable` that decides who may read which rows; without a secret it is the only guard",
+    ),
+    Declaration(
+        "authorize_timeout_s",
+        _D,
+        "how long it may take for one request, which is then answered with a 503",
+        at_least=0.001,
+    ),
+    Declaration(
+        "authorize_threads_max", _W, "threads of a worker in which it is called if it is a plain function", at_least=1
+    ),
+    Declaration(
         "acknowledge",
         Kind.CHOICE,
         "what is confirmed to Postgres: what is durable in the relay log, or in the logs of all shapes",

@@ -42,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     secret: str | None = None
     insecure: bool = False
+    authorize: str | None = None
+    authorize_timeout_s: float = 5.0
+    authorize_threads_max: int = 32
 
     acknowledge: Acknowledge = "relay"
     replication_stream_id: str = "default"

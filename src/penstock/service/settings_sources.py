@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FILE_NAME: Final = "penstock.toml"
+WITHOUT_SECRET: Final = (
+    "Running without a secret: whoever reaches the port can read all that the database user can read."
+)
 _IDENTIFIER_BYTES_MAX: Final = 63
 _STREAM_ID: Final = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]+", re.ASCII)
@@ -333,15 +336,14 @@ def _check_access(values: dict[str, Any], reading: _Reading) -> None:
         raise ConfigError("the secret is empty: choose one, or say --insecure to serve without")
     if "secret" in values and values.get("insecure"):
         raise ConfigError("You cannot set both PENSTOCK_SECRET and PENSTOCK_INSECURE=true: choose one of them")
-    if "secret" not in values and not values.get("insecure"):
+    is_judged = values.get("authorize") is not None
+    if "secret" not in values and not values.get("insecure") and not is_judged:
         raise ConfigError(
             "You must set either PENSTOCK_SECRET (clients then send it as the parameter `secret`) or "
             "PENSTOCK_INSECURE=true, the flag --insecure (anybody who reaches the port can read every table)"
         )
-    if values.get("insecure"):
-        reading.warnings.append(
-            "Running without a secret: whoever reaches the port can read all that the database user can read."
-        )
+    if values.get("insecure") and not is_judged:
+        reading.warnings.append(WITHOUT_SECRET)
 
 
 def _check_database(values: dict[str, Any], reading: _Reading) -> None:

@@ -39,6 +39,7 @@ from penstock.errors import (
     InvalidShapeError,
     LogError,
     PenstockError,
+    RuleError,
 )
 from penstock.service.folder import FolderLock
 from penstock.service.handover import CATALOG_NAME, CatalogCopy, CatalogRow, StandbyMark, decode_catalog
@@ -49,6 +50,7 @@ from penstock.shape_log.store import FileShapeLogStore
 from penstock.shapes.condition import needs_letters
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
 from penstock.shapes.reading import (
+    FORBIDDEN,
     Advanced,
     Health,
     LogRange,
@@ -103,6 +105,9 @@ class StandbySource:
         """
         try:
             return await self._open(request)
+        except RuleError as error:
+            _log.error("a request was denied, because what authorize added cannot be used", problem=error.message)
+            return FORBIDDEN
         except InvalidShapeError as error:
             return Refused(400, "Invalid request", errors={error.field: [error.message]})
         except ConnectionLostError:
@@ -182,8 +187,9 @@ class StandbySource:
             if table is None:
                 raise unknown_table(name)
             facts = NO_FACTS
-            if request.where is not None:
-                facts = await self._inspector.find_facts(table, with_letters=needs_letters(request.where))
+            if request.clauses:
+                with_letters = any(map(needs_letters, request.clauses))
+                facts = await self._inspector.find_facts(table, with_letters=with_letters)
             definition = await asyncio.to_thread(
                 resolve_shape,
                 request,

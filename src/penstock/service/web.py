@@ -14,6 +14,7 @@ import uvloop
 
 from penstock.api.abc import ShapeSource
 from penstock.api.app import ShapeApp
+from penstock.api.authorising import import_authorize
 from penstock.api.remote import RemoteShapeSource
 from penstock.api.server import serve
 from penstock.api.settings import ApiSettings
@@ -44,6 +45,8 @@ def api_settings(settings: Settings) -> ApiSettings:
         allows_removal=settings.enable_integration_testing,
         requests_initial_max=settings.requests_initial_max,
         requests_existing_max=settings.requests_existing_max,
+        authorize_timeout_s=settings.authorize_timeout_s,
+        authorize_threads_max=settings.authorize_threads_max,
     )
 
 
@@ -52,12 +55,16 @@ async def serve_source(
 ) -> None:
     """
     Answer HTTP on bound sockets from `source`, until told to stop.
+
+    Raises:
+        ConfigError: the callable that authorises is not to be had.
     """
     api = api_settings(settings)
+    authorize = None if settings.authorize is None else import_authorize(settings.authorize)
     pages = {PATH: DemoPage()} if settings.demo_page else {}
     async with asyncio.TaskGroup() as group:
         for sock in listeners:
-            app = ShapeApp(source, api, settings.data_dir, pages=pages)
+            app = ShapeApp(source, api, settings.data_dir, pages=pages, authorize=authorize)
             group.create_task(serve(app, sock, api, stopping), name=f"serve {sock.getsockname()}")
 
 

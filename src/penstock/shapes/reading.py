@@ -10,7 +10,7 @@ Pure values; all of them pass through msgpack unchanged.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -69,6 +69,21 @@ class LogRange(msgspec.Struct, frozen=True, array_like=True):
         return sum(lengths) + max(0, len(lengths) - 1)
 
 
+class ShapeRule(msgspec.Struct, frozen=True):
+    """
+    What the server adds to whatever a client asks for. It only ever takes away, and is part of what the shape is.
+
+    Attributes:
+        where: a clause that rows must meet besides the client's, with parameters of its own; None for no further one.
+        params: values of its `$1`, `$2` and so on.
+        columns: names of the only columns that the client may see or name, None for all.
+    """
+
+    where: str | None = None
+    params: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+
+
 class ShapeRequest(msgspec.Struct, frozen=True):
     """
     A request whose parameters have the right form, not yet compared with the catalog.
@@ -85,6 +100,7 @@ class ShapeRequest(msgspec.Struct, frozen=True):
         log: whether the log begins with the rows.
         is_live: whether the client waits for more.
         is_compacting: whether the log may be compacted, if this request makes the shape; not part of what the shape is.
+        rules: what the server adds; all of them hold.
     """
 
     table: str
@@ -98,6 +114,17 @@ class ShapeRequest(msgspec.Struct, frozen=True):
     log: LogMode = LogMode.FULL
     is_live: bool = False
     is_compacting: bool = False
+    rules: tuple[ShapeRule, ...] = ()
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """
+        All clauses, the client's first.
+        """
+        own = () if self.where is None else (self.where,)
+        if not self.rules:
+            return own
+        return (*own, *(rule.where for rule in self.rules if rule.where is not None))
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
@@ -142,6 +169,9 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     retry_after_s: int | None = None
     is_known: bool = False
 
+
+FORBIDDEN: Final = Refused(403, "Forbidden")
+"""For whoever may not, whatever the reason is."""
 
 OpenReply: TypeAlias = Opened | Rotated | Refused
 

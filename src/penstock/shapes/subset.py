@@ -131,7 +131,7 @@ def _compile_condition(
     if _has_subquery(parse(text)):
         raise InvalidShapeError("where", NO_SUBQUERIES)
     clause = compile_where(text, params, columns, facts)
-    return clause.normalised, not _cannot_fail(clause.tree)
+    return clause.normalised, not cannot_fail(clause.tree)
 
 
 def _has_subquery(tree: dict[str, Any]) -> bool:
@@ -147,7 +147,10 @@ def _has_subquery(tree: dict[str, Any]) -> bool:
     return False
 
 
-def _cannot_fail(tree: Node) -> bool:
+def cannot_fail(tree: Node) -> bool:
+    """
+    Tell whether a condition can be asked of any row without ending in an error.
+    """
     waiting = [tree]
     while waiting:
         node = waiting.pop()
