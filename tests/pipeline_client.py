@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from penstock.service.engine import EngineSource
+from penstock.service.engine.source import EngineSource
 from penstock.shapes.definition import Replica
 from penstock.shapes.offset import BEFORE_ALL, LogOffset
 from penstock.shapes.reading import Opened, OpenReply, Refused, Rotated, ShapeRequest
@@ -207,7 +207,7 @@ class Reader:
         role = self._machine.engine
         if role is None or role.life.is_over:
             return None
-        task = role.life.create_task(call(EngineSource(role.engine)), "request")
+        task = role.life.create_task(call(role.engine.source), "request")
         try:
             done, _ = await asyncio.wait([task], timeout=WAIT_S)
         finally:

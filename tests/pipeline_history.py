@@ -508,7 +508,7 @@ class History:
             return f"the engine is {engine.engine.health()}"
         if wal and slot.confirmed < wal[-1].end:
             return f"the last commit {wal[-1].end} is not confirmed, but {slot.confirmed}"
-        registry = engine.engine.consumers.registry
+        registry = engine.engine.parts.consumers.registry
         if any(entry.condemned is not None for entry in registry) or registry.is_burying:
             return "shapes are being given up"
         if registry.is_any_behind:
@@ -633,7 +633,7 @@ class History:
         role = self.machine.engine
         if role is None:
             return None
-        entries = [entry for entry in role.engine.consumers.registry if entry.condemned is None]
+        entries = [entry for entry in role.engine.parts.consumers.registry if entry.condemned is None]
         return chance.choice(entries) if entries else None
 
     def _consumer_raises(self, step: Step, chance: Random, count: int = 1) -> None:

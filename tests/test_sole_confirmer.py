@@ -10,7 +10,7 @@ DISPLAY_ONLY = {
     "api/shape_route.py",  # the cursor, which counts from a date
     "relay/log.py",  # when an epoch began, for people
     "relay/writer.py",  # likewise
-    "service/engine.py",  # the time in a handle's name
+    "service/engine/parts.py",  # the time in a handle's name
     "service/sweep.py",  # the date of a black-box record, and of a rest that outlives this process
 }
 

@@ -78,7 +78,12 @@ class Role(Enum):
     """All of them in one process."""
 
 
-ROLE_MODULES: Final = {role: f"penstock.service.{role.value}" for role in Role}
+ROLE_MODULES: Final = {
+    Role.RECEIVER: "penstock.service.receiver",
+    Role.ENGINE: "penstock.service.engine.role",
+    Role.WEB: "penstock.service.web",
+    Role.SINGLE: "penstock.service.single",
+}
 """Where the function `run(context)` of each role is."""
 
 

@@ -15,7 +15,7 @@ import uvloop
 
 from penstock.api.abc import ShapeSource
 from penstock.liveness.board import Board
-from penstock.service.engine import Engine, EngineSource
+from penstock.service.engine.engine import Engine
 from penstock.service.lifecycle import RoleContext, WakePipe
 from penstock.service.observed import ObservedSource
 from penstock.service.receiver import Receiver
@@ -46,7 +46,7 @@ class SingleProcess:
             wake_self=self._hint.ring,
             wake_engine=self._wake_engine,
         )
-        self.source: Final[ShapeSource] = EngineSource(self._engine)
+        self.source: Final[ShapeSource] = self._engine.source
 
     async def run(self, stopping: asyncio.Event) -> None:
         """

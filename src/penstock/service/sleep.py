@@ -23,10 +23,13 @@ import structlog
 
 from penstock.liveness.board import Board, Cell
 from penstock.service.cells import TypedCell
+from penstock.shapes.offset import LogOffset
 
 _log: Final = structlog.get_logger(__name__)
 
 LOOK_S_MAX: Final = 1.0
+END_OF_WAIT_S_MAX: Final = 1.0
+"""So soon after a live request has waited in vain it asks a last time."""
 
 
 class SleepState(Enum):
@@ -263,3 +266,41 @@ class Sleeper:
             return
         self._wish.write(Wish(is_asleep=state is SleepState.ASLEEP))
         self._wake_receiver()
+
+
+class EndedWaits:
+    """
+    Live requests that have waited in vain while the service slept, and are about to ask a last time.
+
+    One that began before the sleep ends as it would have ended anyway, and wakes nobody.
+    """
+
+    def __init__(self, sleeper: Sleeper, clock: Callable[[], float]) -> None:
+        """
+        Take who knows whether the service sleeps, and the time.
+        """
+        self._sleeper: Final = sleeper
+        self._clock: Final = clock
+        self._ended_at: Final[dict[tuple[str | None, LogOffset | None], float]] = {}
+
+    def note(self, handle: str, after: LogOffset) -> None:
+        """
+        A live request has waited in vain at this place.
+        """
+        if not self._sleeper.is_asleep:
+            return
+        now = self._clock()
+        self._ended_at.pop((handle, after), None)
+        self._ended_at[handle, after] = now
+        # Those before it in this dictionary ended earlier; who has not asked by now does not belong to a wait any more.
+        while now - (oldest := next(iter(self._ended_at.items())))[1] >= END_OF_WAIT_S_MAX:
+            del self._ended_at[oldest[0]]
+
+    def take(self, handle: str | None, offset: LogOffset | None) -> bool:
+        """
+        Tell whether a request at this place asks a last time for what it has waited for; counts for one request.
+        """
+        ended_at = self._ended_at.pop((handle, offset), None)
+        if not self._sleeper.is_asleep:
+            self._ended_at.clear()
+        return ended_at is not None and self._clock() - ended_at < END_OF_WAIT_S_MAX

@@ -265,17 +265,25 @@ class VirtualWatch:
             await asyncio.sleep(1.0)
 
 
+def make_connections(sql: VirtualSql) -> dict[str, Callable[..., Any]]:
+    """
+    Give what stands for the classes of the engine's connections, by their names.
+    """
+    return {
+        "ConnectionPool": lambda *_, **__: VirtualPool(sql),
+        "CatalogInspector": lambda _: VirtualInspector(sql),
+    }
+
+
 def make_parts(sql: VirtualSql) -> dict[str, Callable[..., Any]]:
     """
-    Give what stands for the classes that the engine names, by their names.
+    Give what stands for the classes over those connections that the engine names, by their names.
     """
 
     def watch(*_: object, on_snapshot: Callable[[SnapshotBounds], None], **__: object) -> VirtualWatch:
         return VirtualWatch(sql, on_snapshot)
 
     return {
-        "ConnectionPool": lambda *_, **__: VirtualPool(sql),
-        "CatalogInspector": lambda _: VirtualInspector(sql),
         "PublicationTables": lambda *_, **__: VirtualPublication(sql),
         "PostgresSnapshots": lambda _: VirtualSnapshots(sql),
         "CatalogWatch": watch,

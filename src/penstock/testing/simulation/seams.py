@@ -24,7 +24,7 @@ from penstock.testing.simulation.control import VirtualControlStore
 from penstock.testing.simulation.disk import RelayDisk
 from penstock.testing.simulation.loop import Life, current_life
 from penstock.testing.simulation.postgres import Link
-from penstock.testing.simulation.queries import make_parts
+from penstock.testing.simulation.queries import make_connections, make_parts
 from penstock.testing.simulation.waiting import VirtualWaiter
 
 if TYPE_CHECKING:
@@ -106,13 +106,16 @@ def _meanings(machine: Machine) -> dict[str, dict[str, Any]]:
                 **{**options, "disk": RelayDisk(disk, _life())} | {"limits": machine.relay_limits(options["limits"])}
             ),
         },
-        "penstock.service.engine": {
+        "penstock.service.engine.connections": make_connections(machine.sql),
+        "penstock.service.engine.parts": {
             "time": threads.time,
             "SqliteControlStore": lambda _: VirtualControlStore(machine.control, _life(), machine.loop.chance),
-            "RelayReader": lambda folder, epoch: RelayReader(folder, epoch, disk=RelayDisk(disk, _life())),
-            "read_epoch": lambda folder, epoch: read_epoch(folder, epoch, disk=RelayDisk(disk, _life())),
             "BlackBox": lambda _: _NoBlackBox(machine.black_box),
             **make_parts(machine.sql),
+        },
+        "penstock.service.engine.reading": {
+            "RelayReader": lambda folder, epoch: RelayReader(folder, epoch, disk=RelayDisk(disk, _life())),
+            "read_epoch": lambda folder, epoch: read_epoch(folder, epoch, disk=RelayDisk(disk, _life())),
         },
         "penstock.service.sweep": {"time": threads.time},
     }
