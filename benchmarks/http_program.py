@@ -241,7 +241,7 @@ async def _serve_ours(sock: socket.socket, folder: Path) -> Served:
         version="1.2", long_poll_timeout_s=600, requests_initial_max=100_000, requests_existing_max=100_000
     )
     app = ShapeApp(source, settings, folder)
-    return source.tell, lambda: app.requests_under_way, HttpServer(app, sock, settings).serve()
+    return source.tell, lambda: app.route.shared.waiting_count, HttpServer(app, sock, settings).serve()
 
 
 async def _serve_bare(sock: socket.socket, _folder: Path) -> Served:

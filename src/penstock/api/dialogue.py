@@ -29,7 +29,7 @@ class News:
     What a parked request learns, with the body that all who learn it send.
     """
 
-    __slots__ = ("body", "prebuilt", "reply", "whole")
+    __slots__ = ("body", "prebuilt", "reply", "whole", "writes")
 
     def __init__(self, reply: Advanced | Rotated) -> None:
         self.reply: Final = reply
@@ -38,6 +38,20 @@ class News:
         """Parts of responses, by what tells those who get different ones apart; for whoever sends them."""
         self.whole: Final[dict[object, bytes]] = {}
         """Small responses, all but their first lines, by the same; for whoever sends them."""
+        self.writes: Final[list[tuple[Callable[[bytes], object], bytes]]] = []
+        """
+        Responses that were put off, each with how to write it. A write is a call of the system, after which the
+        processor has forgotten what it was doing: many of them in a row take half the time of as many that have
+        something else between them.
+        """
+
+    def write_all(self) -> None:
+        """
+        Write what was put off.
+        """
+        for write, data in self.writes:
+            write(data)
+        self.writes.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +83,14 @@ class Wait:
     Attributes:
         handle, after: the place.
         until: how long, on the clock of the loop.
+        is_parking: whether the request has everything and waits for a change, as it would with every other answer that
+            says the same; otherwise its place was not reached.
     """
 
     handle: str
     after: LogOffset
     until: float
+    is_parking: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +144,7 @@ def converse(
                     request, reply.handle, reply.range.chunk_end, reply.last_seen_lsn, take_moment(), schema=None
                 )
             case Park():
-                news = yield Wait(decision.handle, decision.after, live_until)
+                news = yield Wait(decision.handle, decision.after, live_until, is_parking=True)
                 is_live_over = news is None
                 if isinstance(news, News):
                     answer = _answer_news(planner, request, decision.handle, news, take_moment())
@@ -137,7 +154,7 @@ def converse(
                     return
                 answer = planner.out_of_bounds(is_replaying=decision.is_replaying)
             case Reach():
-                is_reach_over = (yield Wait(decision.handle, decision.last, reach_until)) is None
+                is_reach_over = (yield Wait(decision.handle, decision.last, reach_until, is_parking=False)) is None
         if answer is not None:
             yield answer
             # A file of it is gone. Compaction: the next answer names others. Removal: the next answer says so.

@@ -72,6 +72,13 @@ class Question(Generic[_T]):
         self._askers: dict[Asker[_T], None] = {}
         self.task: asyncio.Task[_T] | None = None
 
+    @property
+    def askers_count(self) -> int:
+        """
+        How many wait for the answer.
+        """
+        return len(self._askers)
+
     def join(self, asker: Asker[_T]) -> None:
         """
         Wait for the answer too.
@@ -111,6 +118,8 @@ class Question(Generic[_T]):
                         asker.failed(error)
                 except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
                     _log.error("an answer could not be passed on", exception=traceback.format_exc())
+            if error is None:
+                self._shared.settle(task.result())
             if askers:
                 loop.call_soon(tell_some)
 
@@ -145,7 +154,9 @@ class Shared(Generic[_T]):
     Questions under way, by what they ask.
     """
 
-    def __init__(self, name: str, *, is_closed_when_put: bool = False) -> None:
+    def __init__(
+        self, name: str, *, is_closed_when_put: bool = False, settle: Callable[[_T], None] | None = None
+    ) -> None:
         """
         Begin without any.
 
@@ -153,9 +164,11 @@ class Shared(Generic[_T]):
             name: what is asked, for the names of tasks.
             is_closed_when_put: whether nobody joins a question that has been put already, so that every answer is
                 newer than all its askers.
+            settle: called with an answer whenever some askers have learnt it, before anything else happens.
         """
         self._name = name
         self._is_closed_when_put = is_closed_when_put
+        self.settle: Final = settle or _do_nothing
         self._questions: dict[Hashable, Question[_T]] = {}
 
     @property
@@ -165,11 +178,18 @@ class Shared(Generic[_T]):
         """
         return len(self._questions)
 
-    def is_asking(self, key: Hashable) -> bool:
+    @property
+    def askers_count(self) -> int:
         """
-        Tell whether a question for this key can be joined.
+        How many wait for answers to them.
         """
-        return key in self._questions
+        return sum(question.askers_count for question in self._questions.values())
+
+    def find(self, key: Hashable) -> Question[_T] | None:
+        """
+        Give the question for this key, if there is one that can be joined.
+        """
+        return self._questions.get(key)
 
     def join(self, key: Hashable, put: Callable[[], Awaitable[_T]], asker: Asker[_T]) -> Question[_T]:
         """
@@ -208,6 +228,10 @@ class Shared(Generic[_T]):
             del self._questions[key]
 
 
+def _do_nothing(_: object) -> None:
+    pass
+
+
 class SharedSource:
     """
     The engine as requests see it.
@@ -217,7 +241,7 @@ class SharedSource:
         self._source = source
         self._opens: Shared[OpenReply] = Shared("open")
         self._plain_opens: Shared[OpenReply] = Shared("open", is_closed_when_put=True)
-        self._waits: Shared[News] = Shared("wait")
+        self._waits: Shared[News] = Shared("wait", settle=News.write_all)
         self._closed = ClosedRanges()
 
     @property
@@ -226,6 +250,13 @@ class SharedSource:
         How many places are waited at, whatever the number of requests.
         """
         return self._waits.count
+
+    @property
+    def waiting_count(self) -> int:
+        """
+        How many requests wait at these places.
+        """
+        return self._waits.askers_count
 
     async def open(self, request: ShapeRequest) -> OpenReply:
         """
@@ -242,11 +273,11 @@ class SharedSource:
         """
         return self._find_opens(request).join(request, lambda: self._open(request), asker)
 
-    def is_asking(self, request: ShapeRequest) -> bool:
+    def find_open(self, request: ShapeRequest) -> Question[OpenReply] | None:
         """
-        Tell whether `join_open` would join a question that is under way.
+        Give the question that `join_open` would join, if one is under way.
         """
-        return self._find_opens(request).is_asking(request)
+        return self._find_opens(request).find(request)
 
     def miss_file(self, request: ShapeRequest) -> None:
         """
@@ -265,6 +296,12 @@ class SharedSource:
         As `wait`, without a task for each who waits.
         """
         return self._waits.join((handle, after), lambda: self._wait(handle, after), asker)
+
+    def find_wait(self, handle: str, after: LogOffset) -> Question[News] | None:
+        """
+        Give the question that `join_wait` would join, if one is under way.
+        """
+        return self._waits.find((handle, after))
 
     async def _open(self, request: ShapeRequest) -> OpenReply:
         try:

@@ -37,6 +37,8 @@ class FastProtocol(LimitedProtocol):
     A connection. A subclass of its own for every server names its hub.
     """
 
+    __slots__ = ("_head", "_request")
+
     hub: ClassVar[Hub]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

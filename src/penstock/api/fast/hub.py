@@ -5,6 +5,7 @@ What all connections of a server share on the short way. Shell.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Final
 
 from penstock.api.app import ShapeApp
@@ -13,6 +14,10 @@ from penstock.api.fast.deadlines import Deadlines
 from penstock.api.fast.queries import KnownQueries
 from penstock.api.plan import Header
 from penstock.api.settings import ApiSettings
+
+REQUEST_ID_BYTES: Final = 16
+REQUEST_IDS_AT_ONCE: Final = 256
+"""How many identifiers are drawn with one call of the system."""
 
 
 class Hub:
@@ -32,6 +37,7 @@ class Hub:
         self._server: Final = f"Penstock/{settings.version}".encode()
         self._fronts: dict[int, bytes] = {}
         self._fronts_of: object = None
+        self._request_ids: list[bytes] = []
 
     def front(self, status: int, default_headers: list[Header]) -> bytes:
         """
@@ -45,3 +51,13 @@ class Hub:
         if found is None:
             found = self._fronts[status] = render.front(status, default_headers, self._server)
         return found
+
+    def make_request_id(self) -> bytes:
+        """
+        Give an identifier that nobody has had.
+        """
+        if not self._request_ids:
+            drawn = os.urandom(REQUEST_ID_BYTES * REQUEST_IDS_AT_ONCE).hex().encode()
+            width = 2 * REQUEST_ID_BYTES
+            self._request_ids = [drawn[at : at + width] for at in range(0, len(drawn), width)]
+        return self._request_ids.pop()

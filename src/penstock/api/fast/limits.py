@@ -76,6 +76,10 @@ class LimitedProtocol(HttpToolsProtocol):
     A connection. A subclass of its own for every server names what its connections share.
     """
 
+    # Without these the attributes would be too many for the interpreter to let the connections share their names, and
+    # each connection would have a dictionary of its own, of two kilobytes.
+    __slots__ = ("_answering", "_head_bytes", "_is_reading_head", "_is_refused", "_phase", "deadline_s", "slot")
+
     deadlines: ClassVar[Deadlines]
     settings: ClassVar[ApiSettings]
     # Set by uvicorn, which makes no secret of it that these are None at times but in its annotations.

@@ -17,7 +17,8 @@ from penstock.api import params, subset
 from penstock.api.gate import Gate
 from penstock.api.params import LogRequest
 from penstock.api.plan import Answer
-from penstock.shapes.reading import OpenReply
+from penstock.shapes.offset import LogOffset
+from penstock.shapes.reading import Opened, OpenReply
 
 KNOWN_QUERIES_MAX: Final = 4_096
 KNOWN_QUERY_BYTES_MAX: Final = 2_048
@@ -50,6 +51,26 @@ class LastAnswer:
         )
 
 
+class Parking:
+    """
+    Where a live request was parked with the engine's answer; with the same answer all others are parked there too.
+
+    Attributes:
+        reply: the answer.
+        handle, after: the place.
+        until_s: until when others may be parked without asking, on the clock of the loop. Asking is more than a
+            question: it keeps the shape in use and the engine awake.
+    """
+
+    __slots__ = ("after", "handle", "reply", "until_s")
+
+    def __init__(self, reply: Opened, handle: str, after: LogOffset, until_s: float) -> None:
+        self.reply: Final = reply
+        self.handle: Final = handle
+        self.after: Final = after
+        self.until_s: Final = until_s
+
+
 class KnownQuery:
     """
     A valid query. Equal only to itself, so that it is a cheap key for what depends on it.
@@ -58,14 +79,16 @@ class KnownQuery:
         handle: as the client sent it, for admission.
         request: what it asks for.
         last: what it was answered last.
+        parking: where it was parked last.
     """
 
-    __slots__ = ("handle", "last", "request")
+    __slots__ = ("handle", "last", "parking", "request")
 
     def __init__(self, handle: str | None, request: LogRequest) -> None:
         self.handle: Final = handle
         self.request: Final = request
         self.last: LastAnswer | None = None
+        self.parking: Parking | None = None
 
 
 class KnownQueries:

@@ -21,7 +21,6 @@ them, events as one chunk.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import traceback
 from enum import Enum
 from typing import Any, Final, Protocol
@@ -34,7 +33,7 @@ from penstock.api.dialogue import Ask, Dialogue, News, Nothing, Step, Wait
 from penstock.api.fast import render
 from penstock.api.fast.deadlines import Expiring
 from penstock.api.fast.hub import Hub
-from penstock.api.fast.queries import KnownQuery, LastAnswer
+from penstock.api.fast.queries import KnownQuery, LastAnswer, Parking
 from penstock.api.fast.sending import Sending, make_sending
 from penstock.api.files import OpenBody
 from penstock.api.live import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, Question
@@ -53,6 +52,9 @@ JOINED_BYTES_MAX: Final = 8 * 1024
 
 PREBUILT_MAX: Final = 64
 """Different responses kept for one piece of news."""
+
+PARKING_S: Final = 1.0
+"""For so long after the engine was asked, live requests for the same place wait there without asking again."""
 
 _log = structlog.get_logger("penstock.api")
 
@@ -78,10 +80,12 @@ class Line(Expiring, Protocol):
     Attributes:
         transport: where the response is written.
         server_state: uvicorn's, for the headers that all responses have.
+        pipeline: further requests that have come.
     """
 
     transport: Any
     server_state: Any
+    pipeline: Any
 
     @property
     def is_clogged(self) -> bool:
@@ -153,6 +157,7 @@ class FastRequest:
         "_is_head",
         "_known",
         "_origin",
+        "_parking",
         "_permit",
         "_question",
         "_request_id",
@@ -187,7 +192,7 @@ class FastRequest:
         self._known: Final = known
         self._is_head: Final = is_head
         self._origin: Final = origin
-        self._request_id: Final = request_id or secrets.token_hex(16).encode()
+        self._request_id: Final = request_id or hub.make_request_id()
         self._if_none_match: Final = if_none_match
         self.keep_alive = keep_alive
         self.response_started = False
@@ -199,6 +204,7 @@ class FastRequest:
         self._question: Question[OpenReply] | Question[News] | None = None
         self._ask: Ask | None = None
         self._asked: OpenReply | None = None
+        self._parking: Parking | None = None
         self._started = 0.0
         self._retry_delay_s = RETRY_DELAY_S_MIN
         self._until = 0.0
@@ -214,17 +220,32 @@ class FastRequest:
         Go through the gate and begin the dialogue.
         """
         app = self._hub.app
+        known = self._known
+        shared = app.route.shared
         app.under_way.add(self)
         self._started = self._hub.loop.time()
-        is_joining = app.route.shared.is_asking(self._known.request.shape)
-        permit = app.gate.admit(self._known.handle, is_joining=is_joining)
+        parking = known.parking
+        if parking is not None and self._started < parking.until_s and not self._if_none_match:
+            wait = shared.find_wait(parking.handle, parking.after)
+        else:
+            wait = None
+        opening = None if wait is not None else shared.find_open(known.request.shape)
+        permit = app.gate.admit(known.handle, is_joining=wait is not None or opening is not None)
         if isinstance(permit, Answer):
             self._guard(permit)
             return
         self._permit = permit
+        if wait is not None:
+            assert parking is not None
+            self._park(parking, wait)
+            return
         # Every dialogue begins so; it is made when the answer to this is not known yet.
         self._hub.deadlines.arm_in(self._connection, self._hub.settings.open_timeout_s)
-        self._question = app.route.shared.join_open(self._known.request.shape, self)
+        if opening is None:
+            self._question = shared.join_open(known.request.shape, self)
+        else:
+            self._question = opening
+            opening.join(self)
 
     def stop(self) -> None:
         """
@@ -292,7 +313,7 @@ class FastRequest:
         self._hub.app.route.take_note(self._known.request.shape, answer)
         assert self._permit is not None
         self._permit.become_existing()
-        if not self._write_again(answer):
+        if not self._park_alike(answer) and not self._write_again(answer):
             self._resume(answer)
 
     def failed(self, error: BaseException) -> None:
@@ -322,7 +343,42 @@ class FastRequest:
         assert isinstance(first, Ask)
         self._ask = first
         self._dialogue = begun
+        parking = self._parking
+        if parking is not None:
+            # It was parked as others were who got the same answer, and now has to go a way of its own.
+            self._parking = None
+            step = begun.send(parking.reply)
+            assert isinstance(step, Wait)
+            assert step.is_parking
         return begun
+
+    def _park_alike(self, reply: OpenReply) -> bool:
+        """
+        Wait where others wait who asked the same and got the same answer; False when nobody does.
+        """
+        parking = self._known.parking
+        if parking is None or parking.reply is not reply or self._if_none_match or self._dialogue is not None:
+            return False
+        self._park(parking, self._hub.app.route.shared.join_wait(parking.handle, parking.after, self))
+        return True
+
+    def _park(self, parking: Parking, wait: Question[News]) -> None:
+        """
+        Wait for news without a dialogue: it is begun when there is anything to say that was not said to others.
+        """
+        self._state = State.WAITING
+        self._parking = parking
+        self._handle, self._after = parking.handle, parking.after
+        hub = self._hub
+        hub.deadlines.arm(self._connection, self._started + hub.settings.long_poll_timeout_s)
+        self._question = wait
+        wait.join(self)
+        self._connection.forget_request()
+
+    def _remember_parking(self, wait: Wait, reply: dialogue.Reply) -> None:
+        if wait.is_parking and isinstance(reply, Opened) and not self._if_none_match:
+            until_s = self._hub.loop.time() + PARKING_S
+            self._known.parking = Parking(reply, wait.handle, wait.after, until_s)
 
     def _resume(self, reply: dialogue.Reply) -> None:
         try:
@@ -330,6 +386,8 @@ class FastRequest:
         except Exception as error:  # noqa: BLE001 - whatever it is, the client learns nothing and the log everything
             self._fail(error)
             return
+        if isinstance(step, Wait):
+            self._remember_parking(step, reply)
         self._guard(step)
 
     def _guard(self, step: Step) -> None:
@@ -456,14 +514,15 @@ class FastRequest:
         Does what `_write` and `_done` do, in as few steps as it takes: a change goes this way to all who wait but one.
         """
         found = news.whole.get((self._known, self._origin, self._is_head, self.keep_alive))
-        if found is None or not self.keep_alive:
-            return False
         connection = self._connection
+        if found is None or not self.keep_alive or connection.pipeline:
+            return False
         hub = self._hub
-        connection.transport.write(hub.front(200, connection.server_state.default_headers) + self._request_id + found)
+        response = hub.front(200, connection.server_state.default_headers) + self._request_id + found
+        news.writes.append((connection.transport.write, response))
         self.response_started = self.response_complete = True
         self._state = State.DONE
-        self._dialogue = None
+        self._dialogue = self._parking = None
         if self._permit is not None:
             self._permit.release()
             self._permit = None
@@ -481,8 +540,7 @@ class FastRequest:
         if found is None or data is None:
             if isinstance(news.reply, Rotated) or news.body.bytes_count > SMALL_BODY_BYTES_MAX:
                 return False
-            assert self._dialogue is not None
-            step = self._dialogue.send(news)
+            step = (self._dialogue or self._begin_dialogue()).send(news)
             if not isinstance(step, Answer) or step.status != 200 or data is None:
                 if not isinstance(step, Answer) or step.status != 200:
                     self._guard(step)
