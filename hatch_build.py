@@ -16,13 +16,14 @@ from Cython.Build import cythonize
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 
-_SOURCE = "src/penstock/compiled/stream.pyx"
-_MODULE = "penstock.compiled.stream"
+_FOLDER = "src/penstock/compiled"
+_PACKAGE = "penstock.compiled"
+_NAMES = ("stream", "copying")
 
 
 class CompiledCoreHook(BuildHookInterface[Any]):
     """
-    Compiles one module and adds it to a wheel, or lays it beside its source for an editable installation.
+    Compiles the core's modules and adds them to a wheel, or lays them beside their sources for an editable installation.
     """
 
     PLUGIN_NAME = "custom"
@@ -42,12 +43,12 @@ class CompiledCoreHook(BuildHookInterface[Any]):
                 raise
             self.app.display_warning(f"the compiled core was not built, Penstock will run in pure Python: {problem}")
             return
-        if version == "editable":
-            target = Path(self.root, _SOURCE).parent / built.name
-            # Replaced and not written over: a running process may have it mapped.
-            _put_in_place(built, target)
-        else:
-            build_data["force_include"][str(built)] = f"penstock/compiled/{built.name}"
+        for each in built:
+            if version == "editable":
+                # Replaced and not written over: a running process may have it mapped.
+                _put_in_place(each, Path(self.root, _FOLDER, each.name))
+            else:
+                build_data["force_include"][str(each)] = f"penstock/compiled/{each.name}"
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
@@ -58,20 +59,26 @@ class CompiledCoreHook(BuildHookInterface[Any]):
         if self._folder is not None:
             shutil.rmtree(self._folder)
 
-    def _compile(self) -> Path:
+    def _compile(self) -> list[Path]:
         """
-        Translate and compile into a temporary folder; give the library.
+        Translate and compile into a temporary folder; give the libraries.
         """
         folder = self._folder = tempfile.mkdtemp(prefix="penstock-build-")
-        extension = Extension(_MODULE, [str(Path(self.root, _SOURCE))], extra_compile_args=["-O3", "-g0"])
-        modules = cythonize([extension], build_dir=folder, quiet=True)
+        extensions = [
+            Extension(
+                f"{_PACKAGE}.{name}", [str(Path(self.root, _FOLDER, f"{name}.pyx"))], extra_compile_args=["-O3", "-g0"]
+            )
+            for name in _NAMES
+        ]
+        modules = cythonize(extensions, build_dir=folder, quiet=True)
         distribution = Distribution({"name": "penstock", "ext_modules": modules})
         command = distribution.get_command_obj("build_ext")
         command.build_lib = f"{folder}/lib"
         command.build_temp = f"{folder}/temp"
         command.ensure_finalized()
         command.run()
-        [built] = Path(folder, "lib").rglob("stream*.so")
+        built = sorted(Path(folder, "lib").rglob("*.so"))
+        assert len(built) == len(_NAMES), "a module was not built"
         return built
 
 

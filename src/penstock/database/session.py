@@ -5,6 +5,12 @@ It owns the waiting: no call blocks the event loop, and each has a deadline in s
 wrote them. psycopg makes the connection (name resolution, TLS, authentication); queries and copies go to its `pq`
 layer directly, because a snapshot of a million rows must not cost a coroutine for each of them.
 
+A copy on a connection without encryption goes past libpq, which makes an object for each row. Between two queries the
+server says nothing that matters and libpq holds nothing; so the query is written to the socket and its answer read from
+there (`copy_frames`), up to where the server waits for the next query. libpq notices nothing of it. Should it hold a part of a
+message after all (a notice that the server was just sending), the rest of it is no beginning of an answer, and the
+session is given up.
+
 Invariants:
 
 * A session whose call did not end (deadline, cancellation) is never used again: `is_reusable` says no, and its owner
@@ -17,15 +23,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
 import psycopg
 from psycopg import pq
 
+from penstock.database.copy_frames import CopyAnswer
 from penstock.database.failures import DeadlineError, ServerRefusedError
 from penstock.database.urls import DatabaseUrl
-from penstock.errors import ConnectionLostError, SourceError
+from penstock.errors import ConnectionLostError, DecodeError, SourceError
 
 Row: TypeAlias = tuple[str | None, ...]
 
@@ -35,6 +44,8 @@ _ROLL_BACK_S_MAX: Final = 1.0
 _LINGER_S: Final = 0.02
 _GATHER_S: Final = 0.001
 _SEVERITIES_OF_THE_END: Final = frozenset({"FATAL", "PANIC"})
+_GSSAPI_TOLD_SINCE: Final = 160000
+"""The version of libpq since which it tells whether it uses GSSAPI, which may encrypt the connection."""
 
 
 class Session:
@@ -53,6 +64,8 @@ class Session:
         self._pgconn: Final = connection.pgconn
         self._is_abandoned = False
         self._is_copying = False
+        self._answer: CopyAnswer | None = None
+        self._is_plain: Final = _is_plain(self._pgconn)
         self.server_version: Final = self._pgconn.server_version
 
     @classmethod
@@ -84,7 +97,7 @@ class Session:
         Whether the connection lives and is idle outside a transaction.
         """
         pgconn = self._pgconn
-        if self._is_abandoned or pgconn.status != pq.ConnStatus.OK:
+        if self._is_abandoned or self._is_copying or pgconn.status != pq.ConnStatus.OK:
             return False
         if pgconn.transaction_status != pq.TransactionStatus.IDLE:
             return False
@@ -122,7 +135,7 @@ class Session:
         End an open transaction if the server waits for a statement in one; never fails, the session may be used up.
         """
         is_open = self._pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}
-        if is_open and not self._is_abandoned:
+        if is_open and not self._is_abandoned and not self._is_copying:
             with contextlib.suppress(SourceError):
                 await self.script("ROLLBACK", timeout_s=_ROLL_BACK_S_MAX)
 
@@ -133,6 +146,10 @@ class Session:
         Raises: as `query`.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
+        if self._is_plain:
+            with self._abandoned_on_failure():
+                await self._start_plain_copy(sql, deadline)
+            return
         with self._abandoned_on_failure():
             await self._send(sql, None, deadline)
             result = await self._next_result(deadline)
@@ -158,6 +175,8 @@ class Session:
         if not self._is_copying:
             return b""
         with self._abandoned_on_failure():
+            if self._answer is not None:
+                return await self._read_plain_copy(self._answer, bytes_min, silence_s)
             return await self._read_copy(bytes_min, silence_s)
 
     async def abort(self) -> None:
@@ -166,7 +185,7 @@ class Session:
         """
         self._is_abandoned = True
         try:
-            if self._pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+            if self._is_copying or self._pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
                 with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
                     async with asyncio.timeout(CANCEL_S_MAX):
                         await self._connection.cancel_safe(timeout=CANCEL_S_MAX)
@@ -272,6 +291,71 @@ class Session:
             self._pgconn.consume_input()
         return b"".join(parts)
 
+    async def _start_plain_copy(self, sql: str, deadline: float) -> None:
+        """
+        Send a query past libpq, and wait until rows or the end have arrived.
+        """
+        assert "\0" not in sql
+        assert self._pgconn.transaction_status != pq.TransactionStatus.ACTIVE
+        text = sql.encode()
+        message = memoryview(struct.pack(">ci", b"Q", len(text) + 5) + text + b"\0")
+        answer = self._answer = CopyAnswer()
+        self._is_copying = True
+        while message:
+            try:
+                message = message[os.write(self._pgconn.socket, message) :]
+            except BlockingIOError:
+                await self._wait(deadline, is_writing=True)
+        while not answer.has(1):
+            if not self._receive_plain(answer):
+                await self._wait(deadline)
+        if not answer.rows_bytes and answer.refusal is not None:
+            self._end_plain_copy(answer)
+
+    async def _read_plain_copy(self, answer: CopyAnswer, bytes_min: int, silence_s: float) -> bytes:
+        """
+        Do what `_read_copy` does, past libpq; nothing here is done for each row.
+        """
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)  # others' turn, whether or not there is something to wait for
+        deadline = loop.time() + silence_s
+        while not answer.has(bytes_min):
+            # Packets of the server gather for a moment, instead of waking us for each of them.
+            if self._receive_plain(answer):
+                if not answer.has(bytes_min):
+                    await asyncio.sleep(_GATHER_S)
+            elif not answer.rows_bytes:
+                await self._wait(deadline)
+            elif not await self._wait_until(min(deadline, loop.time() + _LINGER_S)):
+                break
+        if answer.is_complete and (answer.refusal is not None or not answer.rows_bytes):
+            self._end_plain_copy(answer)
+        return answer.take()
+
+    def _receive_plain(self, answer: CopyAnswer) -> bool:
+        """
+        Take what there is; tell whether there was anything.
+        """
+        try:
+            count = os.readv(self._pgconn.socket, [answer.room()])
+        except BlockingIOError:
+            return False
+        if count == 0:
+            if answer.refusal is not None:
+                raise self._as_error(answer.refusal)
+            raise ConnectionLostError("the connection to the database ended: the server closed it")
+        answer.feed(count)
+        return True
+
+    def _end_plain_copy(self, answer: CopyAnswer) -> None:
+        """
+        Go back to libpq; raise what the server reported.
+        """
+        self._is_copying = False
+        self._answer = None
+        if answer.refusal is not None:
+            raise self._as_error(answer.refusal)
+
     async def _wait(self, deadline: float, *, is_writing: bool = False) -> None:
         """
         Wait for the socket.
@@ -314,7 +398,7 @@ class Session:
             yield
         except ServerRefusedError:
             raise
-        except (psycopg.Error, OSError) as cause:
+        except (psycopg.Error, OSError, DecodeError) as cause:
             self._is_abandoned = True
             raise ConnectionLostError(f"the connection to the database ended: {str(cause).strip()}") from cause
         except BaseException:
@@ -325,14 +409,36 @@ class Session:
         """
         Make our error of the server's; the end of the connection is an error of its own kind.
         """
-        field = result.error_field
-        sqlstate = (field(pq.DiagnosticField.SQLSTATE) or b"").decode() or None
-        message = (field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message.strip()).decode(errors="replace")
-        severity = (field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) or b"").decode()
+        codes = (
+            pq.DiagnosticField.SQLSTATE,
+            pq.DiagnosticField.MESSAGE_PRIMARY,
+            pq.DiagnosticField.SEVERITY_NONLOCALIZED,
+        )
+        fields = {chr(code).encode(): result.error_field(code) or b"" for code in codes}
+        return self._as_error({**fields, b"M": fields[b"M"] or result.error_message.strip()})
+
+    def _as_error(self, fields: dict[bytes, bytes]) -> SourceError:
+        """
+        Make our error of the fields of the server's, named as in its messages.
+        """
+        sqlstate = fields.get(b"C", b"").decode() or None
+        message = fields.get(b"M", b"").decode(errors="replace")
+        severity = fields.get(b"V", b"").decode()
         if sqlstate is None or severity in _SEVERITIES_OF_THE_END:
             self._is_abandoned = True
             return ConnectionLostError(message, sqlstate=sqlstate)
         return ServerRefusedError(message, sqlstate=sqlstate)
+
+
+def _is_plain(pgconn: pq.abc.PGconn) -> bool:
+    """
+    Tell whether the bytes on the connection are those of the protocol, encrypted neither by TLS nor by GSSAPI.
+    """
+    if os.name != "posix" or pgconn.ssl_in_use:
+        return False
+    if pq.version() >= _GSSAPI_TOLD_SINCE:
+        return not pgconn.used_gssapi
+    return pgconn.host.startswith(b"/")
 
 
 def _rows(result: pq.abc.PGresult) -> list[Row]:

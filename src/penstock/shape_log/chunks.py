@@ -19,8 +19,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from contextlib import suppress
+from typing import Final, NamedTuple, Protocol
 
+from penstock.compiled import choice
 from penstock.errors import CorruptLogError
 from penstock.shape_log.records import RUN_BYTES_TARGET
 from penstock.shapes.offset import LogOffset
@@ -100,6 +102,34 @@ class SnapshotPiece(NamedTuple):
     is_chunk_end: bool
 
 
+class JoinLines(Protocol):
+    """
+    Makes lines the elements of a chunk.
+    """
+
+    def __call__(self, block: bytes, start: int, end: int, is_first: bool, /) -> tuple[bytes, int]:  # noqa: FBT001 - a twin
+        """
+        Write the lines from `start` up to `end` joined by commas; tell also how many there are.
+        """
+
+
+def join_lines(block: bytes, start: int, end: int, is_first: bool) -> tuple[bytes, int]:  # noqa: FBT001 - as its twin
+    """
+    Write the lines from `start` up to `end` with commas instead of newlines between them, and one before them unless they
+    are the first; tell also how many there are.
+    """
+    lines = block[start:end]
+    joined = lines.replace(b"\n", b",")
+    return joined if is_first else b"," + joined, lines.count(b"\n") + 1
+
+
+_compiled: JoinLines | None = None
+with suppress(ImportError):
+    from penstock.compiled import copying  # type: ignore[attr-defined]  # there only where it was built
+
+    _compiled = copying.join_lines
+
+
 class SnapshotCutter:
     """
     Divides the lines of a snapshot into chunks. A feeder without a buffer: blocks consist of whole lines.
@@ -107,7 +137,7 @@ class SnapshotCutter:
     A chunk ends behind the line with which its lines, each counted with its newline, reach the threshold.
     """
 
-    __slots__ = ("_chunk_bytes", "_chunk_bytes_max")
+    __slots__ = ("_chunk_bytes", "_chunk_bytes_max", "_join_lines")
 
     def __init__(self, chunk_bytes_max: int) -> None:
         """
@@ -116,6 +146,7 @@ class SnapshotCutter:
         assert chunk_bytes_max > 0
         self._chunk_bytes_max: Final = chunk_bytes_max
         self._chunk_bytes = 0
+        self._join_lines: Final = join_lines if _compiled is None or choice.core() is None else _compiled
 
     def feed(self, block: bytes) -> Iterator[SnapshotPiece]:
         """
@@ -126,19 +157,20 @@ class SnapshotCutter:
         while start < len(block):
             missing = self._chunk_bytes_max - self._chunk_bytes
             if len(block) - start < missing:
-                yield self._piece(block[start:-1], is_chunk_end=False)
+                yield self._piece(block, start, len(block) - 1, is_chunk_end=False)
                 return
             newline = block.index(b"\n", max(start, start + missing - 1))
-            yield self._piece(block[start:newline], is_chunk_end=True)
+            yield self._piece(block, start, newline, is_chunk_end=True)
             start = newline + 1
 
     def finish(self, end_element: bytes) -> SnapshotPiece:
         """
         Give the last element, which ends the last chunk: the open one, or one of its own when none is open.
         """
-        return self._piece(end_element.removesuffix(b"\n"), is_chunk_end=True)
+        element = end_element.removesuffix(b"\n")
+        return self._piece(element, 0, len(element), is_chunk_end=True)
 
-    def _piece(self, lines: bytes, *, is_chunk_end: bool) -> SnapshotPiece:
-        comma = b"," if self._chunk_bytes else b""
-        self._chunk_bytes = 0 if is_chunk_end else self._chunk_bytes + len(lines) + 1
-        return SnapshotPiece(comma + lines.replace(b"\n", b","), lines.count(b"\n") + 1, is_chunk_end)
+    def _piece(self, block: bytes, start: int, end: int, *, is_chunk_end: bool) -> SnapshotPiece:
+        data, elements_count = self._join_lines(block, start, end, self._chunk_bytes == 0)
+        self._chunk_bytes = 0 if is_chunk_end else self._chunk_bytes + end - start + 1
+        return SnapshotPiece(data, elements_count, is_chunk_end)

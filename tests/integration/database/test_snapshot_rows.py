@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 
 from harness.database import connected, define, drain, find, until
-from penstock.database.queries import DISPLAY_SETTINGS
+from penstock.database.queries import DISPLAY_SETTINGS, begin_snapshot, copy_snapshot
 from penstock.database.snapshots import PostgresSnapshots
 from penstock.errors import ConnectionLostError, RequestError, ShapeError
 from penstock.postgres.snapshot import SnapshotBounds
@@ -357,6 +358,38 @@ def test_bounds_say_what_is_seen(database: ThrowawayDatabase) -> None:
         running.execute("COMMIT")
     assert [row["value"]["id"] for row in rows] == ["2"]
     assert not bounds.snapshot.sees(int(xid))
+
+
+@pytest.mark.usefixtures("each_core")
+def test_a_copy_is_read_as_libpq_reads_it(database: ThrowawayDatabase) -> None:
+    """
+    Rows of every type, short and long, arrive byte for byte as libpq's own reader has them.
+    """
+    names = [name for name in TYPES if name != "txt"]
+    database.execute(MAKE_TYPES)
+    database.execute(
+        f"CREATE TABLE items (id int PRIMARY KEY, txt text, {', '.join(f'{n} {TYPES[n][0]}' for n in names)})"
+    )
+    values = ", ".join(f"({TYPES[name][1][0]})::{TYPES[name][0]}" for name in names)
+    database.execute(
+        "INSERT INTO items SELECT i, repeat(chr(32 + i % 90) || E'\"\\n', CASE i % 97 WHEN 0 THEN 60000 ELSE i % 50 END), "
+        f"{values} FROM generate_series(1, 3000) i"
+    )
+
+    async def scenario() -> tuple[bytes, bytes]:
+        async with connected(database.url) as pool:
+            definition = define(await find(pool, "items"))
+            async with PostgresSnapshots(pool).open(definition) as snapshot:
+                ours = b"".join([block async for block in snapshot.blocks()])
+            command = begin_snapshot(definition, 150000), copy_snapshot(definition, is_partitioned=False)
+        async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
+            await connection.execute(command[0].encode())
+            async with connection.cursor().copy(command[1].encode()) as copy:
+                return ours, b"".join([bytes(row) async for row in copy])
+
+    ours, theirs = asyncio.run(scenario())
+    assert ours == theirs
+    assert ours.count(b"\n") == 3000
 
 
 def test_many_rows_come_in_large_blocks(database: ThrowawayDatabase) -> None:

@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 from harness.certificates import certify, make_authority, switch_tls_on
 from harness.service import Service, started
 from harness.waiting import until
+from penstock.database.failures import ServerRefusedError
 from penstock.database.session import Session
 from penstock.database.urls import parse_database_url
 from penstock.errors import ConnectionLostError, MisconfiguredSourceError
@@ -251,3 +252,43 @@ async def test_a_temporary_slot_leaves_nothing_behind(postgres_server: Throwaway
             assert again.status_code == 409
     finally:
         database.drop()
+
+
+@pytest.mark.parametrize("query", ["?sslmode=require", "?sslmode=disable"])
+def test_a_copy_is_the_same_with_tls_and_without(secured: Secured, query: str) -> None:
+    """
+    Rows come whole and in order whether libpq decrypts them or they are read past it; an error among them is told, and
+    the connection is good for more after both.
+    """
+    rows = "SELECT i, repeat('x', i % 3000) FROM generate_series(1, 2000) i"
+
+    async def read(session: Session, sql: str) -> list[bytes]:
+        await session.start_copy(sql, timeout_s=60)
+        blocks = []
+        while block := await session.read_copy(100_000, silence_s=60):
+            blocks.append(block)
+        return blocks
+
+    async def scenario() -> None:
+        session = await Session.connect(
+            parse_database_url(secured.url(query=query)), application_name="test", timeout_s=60
+        )
+        try:
+            for _ in range(2):
+                blocks = await read(session, f"COPY ({rows}) TO STDOUT")
+                expected = "".join(f"{i}\t{'x' * (i % 3000)}\n" for i in range(1, 2001))
+                assert b"".join(blocks).decode() == expected
+                assert 1 < len(blocks) < 200
+                for failing in (
+                    "COPY (SELECT 1 / 0) TO STDOUT",
+                    f"COPY (SELECT 1 / (1000 - i) FROM ({rows}) r) TO STDOUT",
+                ):
+                    with pytest.raises(ServerRefusedError, match="division by zero") as caught:
+                        await read(session, failing)
+                    assert caught.value.sqlstate == "22012"
+                assert await session.query("SELECT 1", timeout_s=60) == [("1",)]
+                assert session.is_reusable
+        finally:
+            session.close()
+
+    asyncio.run(scenario())
