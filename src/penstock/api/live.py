@@ -297,12 +297,6 @@ class SharedSource:
         """
         return self._waits.join((handle, after), lambda: self._wait(handle, after), asker)
 
-    def find_wait(self, handle: str, after: LogOffset) -> Question[News] | None:
-        """
-        Give the question that `join_wait` would join, if one is under way.
-        """
-        return self._waits.find((handle, after))
-
     async def _open(self, request: ShapeRequest) -> OpenReply:
         try:
             reply = await self._source.open(request)

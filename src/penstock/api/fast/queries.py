@@ -13,16 +13,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+import msgspec
+
 from penstock.api import params, subset
 from penstock.api.gate import Gate
 from penstock.api.params import LogRequest
 from penstock.api.plan import Answer
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import Opened, OpenReply
+from penstock.shapes.reading import Advanced, LogRange, Opened, OpenReply, ShapeRequest
 
 KNOWN_QUERIES_MAX: Final = 4_096
 KNOWN_QUERY_BYTES_MAX: Final = 2_048
 """Longer ones are checked each time."""
+EXPECTED_MAX: Final = 16_384
+"""Places at which clients are expected that have just been told what there is; for a second at most."""
 
 
 class LastAnswer:
@@ -53,7 +57,8 @@ class LastAnswer:
 
 class Parking:
     """
-    Where a live request was parked with the engine's answer; with the same answer all others are parked there too.
+    Where a live request was parked with the engine's answer; with the same answer all others are parked there too. Or
+    where a client will want to wait that has just been told what there is.
 
     Attributes:
         reply: the answer.
@@ -99,6 +104,20 @@ class KnownQueries:
     def __init__(self, gate: Gate) -> None:
         self._gate: Final = gate
         self._known: Final[OrderedDict[bytes, KnownQuery]] = OrderedDict()
+        self._expected: Final[OrderedDict[ShapeRequest, Parking]] = OrderedDict()
+
+    def expect(self, known: KnownQuery, news: Advanced, until_s: float) -> None:
+        """
+        Whoever is answered this has everything up to its end, and is parked there when it comes again.
+        """
+        shape = known.request.shape
+        end = news.range.chunk_end
+        if shape.handle is None:
+            return
+        reply = Opened(shape.handle, "", LogRange(end, end), news.last_seen_lsn)
+        self._expected[msgspec.structs.replace(shape, offset=end)] = Parking(reply, shape.handle, end, until_s)
+        if len(self._expected) > EXPECTED_MAX:
+            self._expected.popitem(last=False)
 
     def find(self, raw: bytes) -> KnownQuery | None:
         """
@@ -118,6 +137,8 @@ class KnownQueries:
         if not isinstance(request, LogRequest):
             return None
         known = KnownQuery(params.find_handle(query), request)
+        if request.shape.is_live and not request.is_sse:
+            known.parking = self._expected.get(request.shape)
         if len(raw) <= KNOWN_QUERY_BYTES_MAX:
             self._known[raw] = known
             if len(self._known) > KNOWN_QUERIES_MAX:

@@ -41,7 +41,7 @@ from penstock.api.plan import Answer, Stream
 from penstock.api.settings import SSE_KEEPALIVE_S, SSE_LIFE_S
 from penstock.errors import ConnectionLostError
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import InlinePiece, Opened, OpenReply, Rotated
+from penstock.shapes.reading import Advanced, InlinePiece, Opened, OpenReply, Rotated
 from penstock.wire import names
 
 SMALL_BODY_BYTES_MAX: Final = 256 * 1024
@@ -225,19 +225,17 @@ class FastRequest:
         app.under_way.add(self)
         self._started = self._hub.loop.time()
         parking = known.parking
-        if parking is not None and self._started < parking.until_s and not self._if_none_match:
-            wait = shared.find_wait(parking.handle, parking.after)
-        else:
-            wait = None
-        opening = None if wait is not None else shared.find_open(known.request.shape)
-        permit = app.gate.admit(known.handle, is_joining=wait is not None or opening is not None)
+        if parking is not None and (self._started >= parking.until_s or self._if_none_match):
+            parking = None
+        opening = shared.find_open(known.request.shape) if parking is None else None
+        # One that waits for the next change of a log cannot make a shape either.
+        permit = app.gate.admit(known.handle, is_joining=parking is not None or opening is not None)
         if isinstance(permit, Answer):
             self._guard(permit)
             return
         self._permit = permit
-        if wait is not None:
-            assert parking is not None
-            self._park(parking, wait)
+        if parking is not None:
+            self._park(parking)
             return
         # Every dialogue begins so; it is made when the answer to this is not known yet.
         self._hub.deadlines.arm_in(self._connection, self._hub.settings.open_timeout_s)
@@ -359,10 +357,10 @@ class FastRequest:
         parking = self._known.parking
         if parking is None or parking.reply is not reply or self._if_none_match or self._dialogue is not None:
             return False
-        self._park(parking, self._hub.app.route.shared.join_wait(parking.handle, parking.after, self))
+        self._park(parking)
         return True
 
-    def _park(self, parking: Parking, wait: Question[News]) -> None:
+    def _park(self, parking: Parking) -> None:
         """
         Wait for news without a dialogue: it is begun when there is anything to say that was not said to others.
         """
@@ -371,8 +369,7 @@ class FastRequest:
         self._handle, self._after = parking.handle, parking.after
         hub = self._hub
         hub.deadlines.arm(self._connection, self._started + hub.settings.long_poll_timeout_s)
-        self._question = wait
-        wait.join(self)
+        self._question = hub.app.route.shared.join_wait(parking.handle, parking.after, self)
         self._connection.forget_request()
 
     def _remember_parking(self, wait: Wait, reply: dialogue.Reply) -> None:
@@ -552,6 +549,8 @@ class FastRequest:
                     self._resume(None)
                     return True
             found = self._render_rest(step, len(data))
+            assert isinstance(news.reply, Advanced)
+            self._hub.queries.expect(self._known, news.reply, self._hub.loop.time() + PARKING_S)
             if len(news.prebuilt) < PREBUILT_MAX:
                 news.prebuilt[key] = found
                 part = found if self._is_head else found + data
