@@ -1,32 +1,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import psycopg
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, async_playwright, expect
+from playwright.async_api import Locator, expect
 
+from harness.browser import View, browsing, skip_without_chromium
 from harness.demo import Demo
 
 pytestmark = pytest.mark.postgres
+skip_without_chromium()
 
-CHROMIUM: Final = shutil.which("chromium")
-CHROMIUM_MISSING: Final = "Chromium is not installed (on Debian: apt-get install chromium)"
-if CHROMIUM is None and os.environ.get("CI") != "true":
-    # Said once, for the whole module.
-    pytest.skip(CHROMIUM_MISSING, allow_module_level=True)
-
-TIMEOUT_MS: Final = 30_000
-BROWSER_ARGUMENTS: Final = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 # Contrast as WCAG 2.2 defines it. Rows under a highlight are left out: it fades within two seconds.
 FIND_PALE_TEXTS: Final = """() => {
     const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -53,19 +41,10 @@ FIND_PALE_TEXTS: Final = """() => {
 }"""
 
 
-class View:
+class DemoView(View):
     """
-    The page in a browser, and what the browser complained about.
+    The demo's page.
     """
-
-    def __init__(self, page: Page) -> None:
-        """
-        Listen to the page's console.
-        """
-        self.page: Final = page
-        self.complaints: Final[list[str]] = []
-        page.on("console", self._on_console)
-        page.on("pageerror", self._on_error)
 
     @property
     def state(self) -> Locator:
@@ -81,25 +60,8 @@ class View:
         """
         return self.page.locator("#body tr")
 
-    def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
 
-    def _on_error(self, error: Error) -> None:
-        self.complaints.append(str(error))
-
-
-Open = Callable[..., Awaitable[View]]
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """
-    The system's Chromium.
-    """
-    if CHROMIUM is None:
-        pytest.fail(CHROMIUM_MISSING, pytrace=False)
-    return CHROMIUM
+Open = Callable[..., Awaitable[DemoView]]
 
 
 @pytest.fixture(scope="module")
@@ -112,31 +74,16 @@ def demo() -> Iterator[Demo]:
         yield running
 
 
-@asynccontextmanager
-async def browsing(chromium: str) -> AsyncIterator[Browser]:
-    """
-    A browser without a window.
-    """
-    expect.set_options(timeout=TIMEOUT_MS)
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
-
-
 @pytest.fixture
-async def open_page(chromium: str, demo: Demo) -> AsyncIterator[Open]:
+async def open_page(demo: Demo) -> AsyncIterator[Open]:
     """
     Opens the page: with a query, in a browser set up as the arguments say.
     """
-    async with browsing(chromium) as browser:
+    async with browsing() as browser:
 
-        async def open_page(query: str = "", **options: Any) -> View:
+        async def open_page(query: str = "", **options: Any) -> DemoView:
             page = await (await browser.new_context(**options)).new_page()
-            page.set_default_timeout(TIMEOUT_MS)
-            view = View(page)
+            view = DemoView(page)
             await page.goto(demo.read_invitation().page + query)
             return view
 
@@ -152,14 +99,14 @@ async def execute(demo: Demo, sql: str) -> None:
         await connection.execute(sql.encode())
 
 
-async def test_a_person_sees_the_table_change(chromium: str) -> None:
+async def test_a_person_sees_the_table_change() -> None:
     """
     Rows come, changes light up, a row of one's own comes, changes and goes; Ctrl-C ends it all, and the page says so.
     """
     with Demo() as demo:
         invitation = await asyncio.to_thread(demo.read_invitation)
-        async with browsing(chromium) as browser:
-            view = View(await browser.new_page())
+        async with browsing() as browser:
+            view = DemoView(await browser.new_page())
             await view.page.goto(invitation.page)
             await expect(view.state).to_have_text("live")
             await expect(view.rows.nth(7)).to_be_visible()
