@@ -37,8 +37,8 @@ def blocking(client: penstock.Client) -> None:
         assert_type(shape.freshness, penstock.Freshness)
         assert_type(shape.wait_for(lambda rows: len(rows) > 3), tuple[Item, ...])
         shape.wait_until(771)
-    assert_type(client.subset("items", order_by="id", limit=3), tuple[dict[str, Any], ...])
-    assert_type(client.subset("items", row_type=Item), tuple[Item, ...])
+    assert_type(client.subset("items", order_by="id", limit=3), penstock.Rows[dict[str, Any]])
+    assert_type(client.subset("items", row_type=Item), penstock.Rows[Item])
 
 
 async def with_asyncio(client: penstock.AsyncClient) -> None:
@@ -56,7 +56,7 @@ async def with_asyncio(client: penstock.AsyncClient) -> None:
         shape.on_change(watch)
         shape.on_change(lambda changes: print(changes))  # noqa: PLW0108, T201  its argument's type is what is looked at
         await shape.wait_until(771, timeout_s=5)
-        assert_type(await shape.load(where="id > $1", params=[1]), tuple[Item, ...])
+        assert_type(await shape.load(where="id > $1", params=[1]), penstock.Rows[Item])
 
 
 def refused(client: penstock.Client) -> None:

@@ -400,13 +400,22 @@ def tail(
 )
 @_url_option
 @_shape_options
+@click.option("--text", metavar="A,B,…", help="Columns that Parquet is to have as the text that Postgres writes.")
 def snapshot(
-    table: str, *, path: Path, url: str, where: str | None, params: tuple[str, ...], columns: str | None
+    table: str,
+    *,
+    path: Path,
+    url: str,
+    where: str | None,
+    params: tuple[str, ...],
+    columns: str | None,
+    text: str | None,
 ) -> None:
     """
     Write the rows of a table, as they are now, into a file.
 
-    The end of the file's name says the format; Parquet needs penstock[arrow]. The rows must fit into memory. The secret
+    The end of the file's name says the format; Parquet needs penstock[arrow], and has typed columns: one that holds what
+    its type cannot, such as infinity in a timestamp, is to be named with --text. The rows must fit into memory. The secret
     is taken from the variable PENSTOCK_SECRET.
 
     \b
@@ -420,7 +429,7 @@ def snapshot(
 
     check_target(path)
     stream = ShapeStream(table, where=where, params=params, columns=_names(columns), secret=_secret())
-    run_snapshot(url, stream, path)
+    run_snapshot(url, stream, path, text=_names(text))
 
 
 @cli.command()

@@ -7,7 +7,6 @@ written beside its name and takes it when it is whole.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,20 +21,11 @@ from penstock.cli.following import follow
 from penstock.cli.tail import csv_field
 from penstock.client.materialize import Materializer
 from penstock.client.stream import MustRefetch, ShapeStream, UpToDate
+from penstock.client.tables import TableOptions, arrow_table, load
 from penstock.client.values import RowDecoder, Schema
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, ExtraMissingError, TableError
 
 FORMATS: Final = (".csv", ".jsonl", ".parquet")
-# Names of types that Arrow has as well; everything else is written as the text that Postgres gives.
-_ARROW: Final = {
-    "bool": "bool_",
-    "int2": "int16",
-    "int4": "int32",
-    "int8": "int64",
-    "float4": "float32",
-    "float8": "float64",
-}
-
 Row = Mapping[str, str | None]
 
 
@@ -51,19 +41,21 @@ def check_target(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--to {path}: there is no folder {path.absolute().parent}; make it first")
     if path.suffix == ".parquet":
-        _load_arrow()
+        _load_parquet()
 
 
-def _load_arrow() -> tuple[Any, Any]:
+def _load_parquet() -> Any:
     try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise ConfigError("Parquet needs pyarrow: pip install 'penstock[arrow]', or write .csv or .jsonl") from error
+        return load("pyarrow.parquet", "arrow")
+    except ExtraMissingError as error:
+        raise ConfigError(f"Parquet is another matter: {error.message}; or write .csv or .jsonl") from error
 
 
-def run_snapshot(url: str, stream: ShapeStream, path: Path, console: Console | None = None) -> int:
+def run_snapshot(
+    url: str, stream: ShapeStream, path: Path, console: Console | None = None, *, text: Sequence[str] = ()
+) -> int:
     """
-    Read and write; gives how many rows there are.
+    Read and write; gives how many rows there are. `text` names columns that Parquet is to have as text.
 
     Raises:
         PenstockError: nobody answers, the shape is refused, or the file cannot be written.
@@ -92,7 +84,7 @@ def run_snapshot(url: str, stream: ShapeStream, path: Path, console: Console | N
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
-            write_rows(beside, path.suffix, stream.schema or {}, list(rows.rows.values()))
+            write_rows(beside, path.suffix, stream.schema or {}, list(rows.rows.values()), text=text)
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
@@ -102,12 +94,16 @@ def run_snapshot(url: str, stream: ShapeStream, path: Path, console: Console | N
     return len(rows.rows)
 
 
-def write_rows(path: Path, suffix: str, schema: Schema, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, suffix: str, schema: Schema, rows: Sequence[Row], *, text: Sequence[str] = ()) -> None:
     """
-    Write rows in one of `FORMATS`. CSV is what `COPY … CSV HEADER` writes; JSON lines and Parquet have typed values.
+    Write rows in one of `FORMATS`. CSV is what `COPY … CSV HEADER` writes; JSON lines and Parquet have typed values, the latter
+    those of `penstock.client.tables`.
+
+    Raises:
+        ConfigError: a value does not fit its column in Parquet, or there is no such column.
     """
     if suffix == ".parquet":
-        _write_parquet(path, schema, rows)
+        _write_parquet(path, schema, rows, text)
         return
     with path.open("w", encoding="utf-8", newline="") as file:
         file.writelines(line + "\n" for line in (_csv(schema, rows) if suffix == ".csv" else _json(schema, rows)))
@@ -125,13 +121,11 @@ def _json(schema: Schema, rows: Iterable[Row]) -> Iterable[str]:
         yield encoder.encode(decoder.decode(row)).decode()
 
 
-def _write_parquet(path: Path, schema: Schema, rows: Sequence[Row]) -> None:
-    arrow, parquet = _load_arrow()
-    decoder = RowDecoder(schema)
-    decoded = [decoder.decode(row) for row in rows]
-    arrays = {}
-    for name, column in schema.items():
-        known = None if column.get("dims") else _ARROW.get(column.get("type", ""))
-        values = [row[name] for row in decoded] if known else [row[name] for row in rows]
-        arrays[name] = arrow.array(values, type=getattr(arrow, known)() if known else arrow.string())
-    parquet.write_table(arrow.table(arrays), path)
+def _write_parquet(path: Path, schema: Schema, rows: Sequence[Row], text: Sequence[str]) -> None:
+    parquet = _load_parquet()
+    try:
+        parquet.write_table(arrow_table(schema, rows, TableOptions(text)), path)
+    except TableError as error:
+        raise ConfigError(
+            f"{error.message.partition(': ')[0]}: give --text with the column, or write .jsonl"
+        ) from error
