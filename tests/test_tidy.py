@@ -45,16 +45,21 @@ SHELL: Final = {
     "client.notebook",
     "collector.feed",
     "collector.intake",
+    "consumers.burial",
     "consumers.catalog",
     "consumers.catch_up",
     "consumers.compactor",
+    "consumers.delivery",
+    "consumers.entries",
     "consumers.evictor",
+    "consumers.opening",
     "consumers.registry",
     "consumers.settling",
     "consumers.snapshotter",
     "consumers.spool",
     "consumers.stage",
     "consumers.subsets",
+    "consumers.waiting",
     "control.store",
     "database.inspector",
     "database.pool",
@@ -65,6 +70,7 @@ SHELL: Final = {
     "database.watch",
     "liveness.black_box",
     "liveness.board",
+    "models.django",
     "relay.disk",
     "relay.log",
     "relay.reader",
@@ -108,6 +114,8 @@ SHELL: Final = {
     "telemetry",
     "testing",
 }
+# Packages that users import names from.
+PUBLIC: Final = {"models"}
 # What a pure module must not touch: the world and the clock.
 WORLD: Final = {
     "asyncio",
@@ -196,12 +204,12 @@ def test_pure_modules_touch_neither_the_world_nor_the_clock() -> None:
 
 def test_every_module_says_what_it_owns() -> None:
     """
-    Each module has a docstring, and each stage's `__init__` holds nothing else.
+    Each module has a docstring, and each stage's `__init__` holds nothing else; of a package that is public, its names.
     """
     for name, path in modules().items():
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree), name
-        if is_package_root(name) and name != "__init__":
+        if is_package_root(name) and name != "__init__" and name not in PUBLIC:
             assert len(tree.body) == 1, f"{name}/__init__.py holds more than a docstring"
 
 

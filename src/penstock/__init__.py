@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from penstock.client.options import ShapeOptions
     from penstock.client.subset import SubsetOptions
     from penstock.client.tables import Rows
+    from penstock.models.definition import ModelShape, TableShape
+    from penstock.models.making import shape
     from penstock.service.embedding import BesideApp, EmbeddedApp, ShapeResponse, asgi, beside
 
 __all__ = [
@@ -50,16 +52,19 @@ __all__ = [
     "Deny",
     "EmbeddedApp",
     "Freshness",
+    "ModelShape",
     "RequestedShape",
     "Rows",
     "Shape",
     "ShapeOptions",
     "ShapeResponse",
     "SubsetOptions",
+    "TableShape",
     "asgi",
     "beside",
     "by_table",
     "jwt_authorizer",
+    "shape",
 ]
 
 _HOMES = {
@@ -78,16 +83,19 @@ _HOMES = {
     "Deny": "api.authorisation",
     "EmbeddedApp": "service.embedding",
     "Freshness": "client.freshness",
+    "ModelShape": "models.definition",
     "RequestedShape": "api.authorisation",
     "Rows": "client.tables",
     "Shape": "client.blocking",
     "ShapeOptions": "client.options",
     "ShapeResponse": "service.embedding",
     "SubsetOptions": "client.subset",
+    "TableShape": "models.definition",
     "asgi": "service.embedding",
     "beside": "service.embedding",
     "by_table": "api.authorisation",
     "jwt_authorizer": "api.authorisation_jwt",
+    "shape": "models.making",
 }
 
 

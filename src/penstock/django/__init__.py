@@ -1,0 +1,3 @@
+"""
+The Django app: settings, `manage.py penstock`, system checks, and shapes below the site's own users.
+"""
