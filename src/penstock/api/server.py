@@ -45,7 +45,7 @@ class HttpServer:
         self._deadlines = Deadlines()
         shared: dict[str, object] = {"deadlines": self._deadlines, "settings": settings}
         base: type[LimitedProtocol] = LimitedProtocol
-        if has_short_way and not app.authoriser.asks_always:
+        if has_short_way:
             base = FastProtocol
             shared["hub"] = Hub(app, settings, self._deadlines)
         config = uvicorn.Config(

@@ -12,6 +12,7 @@ import asyncio
 from typing import Any, ClassVar, Final, NamedTuple
 
 from penstock.api import heads
+from penstock.api.authorising import DECIDED_KEY
 from penstock.api.fast.hub import Hub
 from penstock.api.fast.limits import LimitedProtocol, Phase
 from penstock.api.fast.request import FastRequest
@@ -149,6 +150,8 @@ class FastProtocol(LimitedProtocol):
         cycle = self.cycle
         cycle.scope["method"] = head.method
         cycle.scope["http_version"] = head.version
+        if request.rules is not None:
+            cycle.scope[DECIDED_KEY] = request.rules
         cycle.keep_alive = request.keep_alive
         cycle.more_body = False
         cycle.message_event.set()
@@ -202,5 +205,25 @@ class FastProtocol(LimitedProtocol):
             self._head = _Head(method.decode(), url, parser.get_http_version(), self.headers)
         self.cycle = self._request = request
         self._phase = Phase.ANSWER
-        request.begin()
+        request.begin(self._describe(method.decode()) if self.hub.app.authoriser.asks_always else None)
         return True
+
+    def _describe(self, method: str) -> dict[str, Any]:
+        """
+        Say of the request what the application would be told.
+        """
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": self.parser.get_http_version(),
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": method,
+            "root_path": "",
+            "path": names.SHAPE_PATH,
+            "raw_path": names.SHAPE_PATH.encode(),
+            "query_string": self.url[len(_PATH) :],
+            "headers": self.headers,
+            "state": {},
+        }

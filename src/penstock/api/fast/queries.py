@@ -11,16 +11,19 @@ Reducer.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
 from penstock.api import params, subset
+from penstock.api.authorisation import restrict
 from penstock.api.gate import Gate
 from penstock.api.params import LogRequest
 from penstock.api.plan import Answer
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import Advanced, LogRange, Opened, OpenReply, ShapeRequest
+from penstock.shapes.reading import Advanced, LogRange, Opened, OpenReply, ShapeRequest, ShapeRule
+
+Rules: TypeAlias = tuple[ShapeRule, ...]
 
 KNOWN_QUERIES_MAX: Final = 4_096
 KNOWN_QUERY_BYTES_MAX: Final = 2_048
@@ -105,6 +108,23 @@ class KnownQueries:
         self._gate: Final = gate
         self._known: Final[OrderedDict[bytes, KnownQuery]] = OrderedDict()
         self._expected: Final[OrderedDict[ShapeRequest, Parking]] = OrderedDict()
+        self._restricted: Final[OrderedDict[tuple[KnownQuery, Rules], KnownQuery]] = OrderedDict()
+
+    def restrict(self, known: KnownQuery, rules: Rules) -> KnownQuery:
+        """
+        Give the query as it is for whoever these rules are for; the same one for all of them.
+        """
+        key = known, rules
+        found = self._restricted.get(key)
+        if found is not None:
+            self._restricted.move_to_end(key)
+            return found
+        found = self._make(known.handle, restrict(known.request, rules))
+        if _text_length(found.request.shape) <= KNOWN_QUERY_BYTES_MAX:
+            self._restricted[key] = found
+            if len(self._restricted) > KNOWN_QUERIES_MAX:
+                self._restricted.popitem(last=False)
+        return found
 
     def expect(self, known: KnownQuery, news: Advanced, until_s: float) -> None:
         """
@@ -136,11 +156,22 @@ class KnownQueries:
         request = params.validate(query)
         if not isinstance(request, LogRequest):
             return None
-        known = KnownQuery(params.find_handle(query), request)
-        if request.shape.is_live and not request.is_sse:
-            known.parking = self._expected.get(request.shape)
+        known = self._make(params.find_handle(query), request)
         if len(raw) <= KNOWN_QUERY_BYTES_MAX:
             self._known[raw] = known
             if len(self._known) > KNOWN_QUERIES_MAX:
                 self._known.popitem(last=False)
         return known
+
+    def _make(self, handle: str | None, request: LogRequest) -> KnownQuery:
+        known = KnownQuery(handle, request)
+        if request.shape.is_live and not request.is_sse:
+            known.parking = self._expected.get(request.shape)
+        return known
+
+
+def _text_length(shape: ShapeRequest) -> int:
+    texts = [*shape.clauses, *shape.params, *(shape.columns or ()), *(shape.queryable_columns or ())]
+    for rule in shape.rules:
+        texts += [*rule.params, *(rule.columns or ())]
+    return sum(map(len, texts))

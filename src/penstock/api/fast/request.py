@@ -6,6 +6,7 @@ it: the answer that was waited for, or the deadline. Nobody else holds a request
 has joined, the wheel through its connection, and the set of what is under way; `_leave` takes it out of the first, the
 end of the response out of the others.
 
+    AUTHORISING    a callable is asked, which has a limit of its own    decided → ASKING, or denied
     ASKING     the engine was asked                 told → dialogue    deadline → refusal
     AWAY       the engine is away                                      deadline → ask again
     WAITING    for news of the log                  told → dialogue    deadline → dialogue
@@ -22,18 +23,21 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, Protocol
 
 import structlog
 
-from penstock.api import dialogue, heads, plan
+from penstock.api import dialogue, heads, params, plan
 from penstock.api.admission import Permit
+from penstock.api.authorisation import Deny
+from penstock.api.authorising import LateError, Verdict
 from penstock.api.dialogue import Ask, Dialogue, News, Nothing, Step, Wait
 from penstock.api.fast import render
 from penstock.api.fast.deadlines import Expiring
 from penstock.api.fast.hub import Hub
-from penstock.api.fast.queries import KnownQuery, LastAnswer, Parking
+from penstock.api.fast.queries import KnownQuery, LastAnswer, Parking, Rules
 from penstock.api.fast.sending import Sending, make_sending
 from penstock.api.files import OpenBody
 from penstock.api.live import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, Question
@@ -64,6 +68,7 @@ class State(Enum):
     What a request is doing.
     """
 
+    AUTHORISING = "authorising"
     ASKING = "asking"
     AWAY = "away"
     WAITING = "waiting"
@@ -150,6 +155,7 @@ class FastRequest:
         "_asked",
         "_body",
         "_connection",
+        "_deciding",
         "_dialogue",
         "_handle",
         "_hub",
@@ -170,6 +176,7 @@ class FastRequest:
         "keep_alive",
         "response_complete",
         "response_started",
+        "rules",
     )
 
     message_event: Final = _NOBODY
@@ -189,7 +196,7 @@ class FastRequest:
     ) -> None:
         self._connection: Final[Line] = connection
         self._hub: Final = hub
-        self._known: Final = known
+        self._known = known
         self._is_head: Final = is_head
         self._origin: Final = origin
         self._request_id: Final = request_id or hub.make_request_id()
@@ -198,7 +205,10 @@ class FastRequest:
         self.response_started = False
         self.response_complete = False
         self.disconnected = False
+        self.rules: Rules | None = None
+        """What it is authorised for; None when nobody was asked."""
         self._state = State.ASKING
+        self._deciding: asyncio.Task[Verdict] | None = None
         self._permit: Permit | None = None
         self._dialogue: Dialogue | None = None
         self._question: Question[OpenReply] | Question[News] | None = None
@@ -215,35 +225,81 @@ class FastRequest:
 
     # --- life --------------------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin(self, scope: Mapping[str, Any] | None = None) -> None:
         """
-        Go through the gate and begin the dialogue.
+        Go through the gate and begin the dialogue; with a scope, of what ASGI would know of the request, not before it is
+        authorised.
         """
         app = self._hub.app
-        known = self._known
-        shared = app.route.shared
         app.under_way.add(self)
         self._started = self._hub.loop.time()
-        parking = known.parking
-        if parking is not None and (self._started >= parking.until_s or self._if_none_match):
-            parking = None
-        opening = shared.find_open(known.request.shape) if parking is None else None
+        parking, opening = self._find_company() if scope is None else (None, None)
         # One that waits for the next change of a log cannot make a shape either.
-        permit = app.gate.admit(known.handle, is_joining=parking is not None or opening is not None)
+        permit = app.gate.admit(self._known.handle, is_joining=parking is not None or opening is not None)
         if isinstance(permit, Answer):
             self._guard(permit)
             return
         self._permit = permit
+        if scope is None:
+            self._ask_engine(parking, opening)
+        else:
+            self._authorise(scope)
+
+    def _find_company(self) -> tuple[Parking | None, Question[OpenReply] | None]:
+        """
+        Give where others wait for what it asks, or who is asking for it.
+        """
+        known = self._known
+        parking = known.parking
+        if parking is not None and (self._started >= parking.until_s or self._if_none_match):
+            parking = None
+        return parking, self._hub.app.route.shared.find_open(known.request.shape) if parking is None else None
+
+    def _ask_engine(self, parking: Parking | None, opening: Question[OpenReply] | None) -> None:
         if parking is not None:
             self._park(parking)
             return
         # Every dialogue begins so; it is made when the answer to this is not known yet.
+        self._state = State.ASKING
         self._hub.deadlines.arm_in(self._connection, self._hub.settings.open_timeout_s)
         if opening is None:
-            self._question = shared.join_open(known.request.shape, self)
+            self._question = self._hub.app.route.shared.join_open(self._known.request.shape, self)
         else:
             self._question = opening
             opening.join(self)
+
+    # --- authorising -------------------------------------------------------------------------------------------------
+
+    def _authorise(self, scope: Mapping[str, Any]) -> None:
+        self._state = State.AUTHORISING
+        self._hub.deadlines.disarm(self._connection)
+        query = params.decode_query(scope["query_string"])
+        deciding = self._hub.app.authoriser.decide(scope, names.SHAPE_PATH, query, self._known.request.shape)
+        self._deciding = self._hub.loop.create_task(deciding, name="authorise")
+        self._deciding.add_done_callback(self._decided)
+
+    def _decided(self, task: asyncio.Task[Verdict]) -> None:
+        self._deciding = None
+        if task.cancelled() or self._state is not State.AUTHORISING:
+            return
+        error = task.exception()
+        try:
+            if isinstance(error, LateError):
+                self._answer(self._hub.app.route.planner.unready(plan.REASON_AUTHORISING))
+            elif error is not None:
+                self._fail(error)
+            else:
+                self._heed(task.result())
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the client learns nothing and the log everything
+            self._fail(fault)
+
+    def _heed(self, verdict: Verdict) -> None:
+        if isinstance(verdict, Deny):
+            self._answer(self._hub.app.route.planner.denied(verdict))
+            return
+        self.rules = verdict
+        self._known = self._hub.queries.restrict(self._known, verdict)
+        self._ask_engine(*self._find_company())
 
     def stop(self) -> None:
         """
@@ -251,7 +307,7 @@ class FastRequest:
         """
         self.keep_alive = False
         match self._state:
-            case State.ASKING | State.AWAY | State.WAITING:
+            case State.AUTHORISING | State.ASKING | State.AWAY | State.WAITING:
                 self._leave()
                 self._guard(self._hub.app.route.planner.stopping())
             case State.STREAMING | State.CLOGGED:
@@ -285,7 +341,7 @@ class FastRequest:
                 self._cut()
             case State.STREAMING:
                 self._keep_alive()
-            case State.DONE:
+            case State.AUTHORISING | State.DONE:
                 pass
 
     def told(self, answer: OpenReply | News) -> None:
@@ -421,6 +477,9 @@ class FastRequest:
         question, self._question = self._question, None
         if question is not None:
             question.leave(self)
+        deciding, self._deciding = self._deciding, None
+        if deciding is not None:
+            deciding.cancel()
 
     def _hand_over(self) -> None:
         """
@@ -479,9 +538,11 @@ class FastRequest:
         return True
 
     def _render_rest(self, answer: Answer, bytes_count: int | None, *more: plan.Header) -> bytes:
+        if self.rules is not None:
+            answer = plan.private(answer)
         headers = heads.rest(
             answer,
-            origin=None if answer.status == 401 else self._origin,
+            origin=self._origin,
             is_shape=True,
             bytes_count=bytes_count,
         )
