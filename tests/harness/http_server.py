@@ -97,15 +97,21 @@ class Connection:
         Read head and body of an answer.
         """
         head = await self.head()
-        lines = head.lower().split(b"\r\n")
-        lengths = [int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:")]
-        return head, await self.reader.readexactly(lengths[0] if lengths and not is_bodiless else 0)
+        return head, b"" if is_bodiless else await self.body(head)
 
     async def head(self) -> bytes:
         """
         Read the head of an answer.
         """
         return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def body(self, head: bytes) -> bytes:
+        """
+        Read the body of an answer that has this head.
+        """
+        lines = head.lower().split(b"\r\n")
+        lengths = [int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:")]
+        return await self.reader.readexactly(lengths[0] if lengths else 0)
 
     async def chunk(self) -> bytes:
         """
