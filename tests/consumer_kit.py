@@ -21,8 +21,8 @@ from penstock.collector.flush_tracker import FlushTracker
 from penstock.collector.routed_xids import RoutedXids
 from penstock.consumers.abc import OpenSnapshot
 from penstock.consumers.accounts import CollectorAccounts
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.registry import ShapeEntry
 from penstock.consumers.stage import ConsumerPorts, ConsumersStage
 from penstock.control.records import Recovered, ShapeRow, ShapeState
 from penstock.errors import ConnectionLostError, CorruptLogError

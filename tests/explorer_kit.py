@@ -30,8 +30,9 @@ from penstock.collector.routed_xids import RoutedXids
 from penstock.consumers.accounts import CollectorAccounts
 from penstock.consumers.catch_up import CatchUp
 from penstock.consumers.consumer import Consumer, ConsumerState, _Spoil
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.settle_plan import SettlePlan
 from penstock.consumers.settling import Settler
 from penstock.consumers.stage import ConsumersStage
@@ -512,7 +513,7 @@ class Engine:
             clock=clock,
             make_handler=cast("Any", lambda _, bounds: ModelHandler(self, bounds)),
         )
-        self.registry._group = cast("Any", _Group)
+        self.registry._burial._group = self.registry._opening._group = cast("Any", _Group)
         self.settler.attach(self.registry)
         self.catch_up = CatchUp(
             registry=self.registry,
@@ -637,7 +638,7 @@ class Engine:
                 tuple(sorted(collector._index._table_of)),
             ),
             tuple(sorted(_freeze_shape(entry) for entry in self.registry)),
-            tuple(sorted(row.incarnation for row in self.registry._rows_to_bury)),
+            tuple(sorted(row.incarnation for row in self.registry._burial._rows)),
             (tuple(settler._plan._since), tuple(sorted(settler._plan._in_flight))),
             tuple(sorted(self.in_flight)),
             tuple(
@@ -668,11 +669,8 @@ class Engine:
         self.collector._index = FilterIndex()
         self.collector._collected = {}
         self.collector._reset(EndLsn(boundary))
-        for one in (registry._entries, registry._by_handle, registry._by_table, registry._by_name):
-            one.clear()
-        registry._in_memory.clear()
-        registry._behind.clear()
-        registry._condemned, registry._rows_to_bury = [], []
+        registry._entries.clear()
+        registry._burial._condemned, registry._burial._rows = [], []
         settler._plan = SettlePlan(shape_bytes=LIMITS.settle_shape_bytes, age_s=0.0)  # type: ignore[misc]
         settler._calls.clear()
         settler._refused.clear()
@@ -710,7 +708,7 @@ class Engine:
             collector._index.add(number, _DEFINITIONS[row.table])
         for frozen in shapes:
             _thaw_shape(engine, frozen)
-        registry._rows_to_bury = [
+        registry._burial._rows = [
             engine.shape_row(row) for number in to_bury if (row := engine.row_of(number)) is not None
         ]
         plan = engine.settler._plan
@@ -818,7 +816,7 @@ class Engine:
         row = self.row_of(entry.incarnation)
         assert row is not None
         entry.load = None
-        self.registry._begin(entry, cast("Any", ModelLog(self, row.life, row.number)))
+        self.registry._deliveries.begin(entry, cast("Any", ModelLog(self, row.life, row.number)))
 
     def feed(self, events: Sequence[StreamEvent]) -> None:
         """
@@ -841,8 +839,8 @@ class Engine:
         """
         The saga of giving shapes up, as far as the tombstones.
         """
-        drive(self.registry._bury_rows())
-        drive(self.registry._bury_entries())
+        drive(self.registry._burial._bury_rows())
+        drive(self.registry._burial._bury_entries())
 
     def create(self, table: int) -> None:
         """
@@ -960,9 +958,9 @@ def _thaw_shape(engine: Engine, frozen: tuple[Any, ...]) -> None:
     entry.done, entry.done_end = CommitLsn(done), EndLsn(done_end)
     entry.condemned, entry.failed_at = condemned or None, failed_at
     entry.load = cast("Any", _Task()) if is_loading else None
-    registry._add(entry)
+    registry._entries.add(entry)
     if condemned:
-        registry._condemned.append(entry)
+        registry._burial._condemned.append(entry)
     if not consumed:
         return
     state, done, done_end, missed, floor, opened, is_begun, log, buffer = consumed
@@ -982,9 +980,9 @@ def _thaw_shape(engine: Engine, frozen: tuple[Any, ...]) -> None:
             changes = [engine.script.changes[commit, place] for place in places]
             consumer._buffer.append(RoutedPart(CommitLsn(commit), xid, changes, EndLsn(end) if end else None))
     entry.consumer = consumer
-    registry._in_memory[number] = entry
+    registry._entries.in_memory[number] = entry
     if consumer.state is ConsumerState.BEHIND and consumer.is_begun and not condemned:
-        registry._behind[number] = entry
+        registry._entries.behind[number] = entry
 
 
 # --- the search ------------------------------------------------------------------------------------------------------

@@ -26,9 +26,9 @@ import structlog
 
 from penstock.collector.abc import RoutedPart
 from penstock.collector.flush_tracker import FlushTracker
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.handler import Answer, ShapeHandler
 from penstock.consumers.projection import Projection, Shared
-from penstock.consumers.registry import ShapeEntry
 from penstock.control.records import ShapeState
 from penstock.postgres.lsn import EndLsn
 from penstock.postgres.relation import Column, Table, TableId

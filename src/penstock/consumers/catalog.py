@@ -37,8 +37,9 @@ from penstock.consumers.abc import (
     Sheds,
 )
 from penstock.consumers.consumer import ConsumerState
+from penstock.consumers.entries import ShapeEntry, ShapeGoneError
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry, ShapeGoneError
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.resolve import resolve_shape, resolve_table_name, unknown_table
 from penstock.consumers.schema_check import check_table
 from penstock.consumers.snapshotter import RETRY_AFTER_S, Snapshotter

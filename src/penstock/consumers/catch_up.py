@@ -32,8 +32,9 @@ from penstock.collector.collector import ShapeLogCollector
 from penstock.collector.feed import RelayFeed
 from penstock.consumers.abc import ShapeAccounts
 from penstock.consumers.consumer import ConsumerState
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.errors import CorruptLogError, DecodeError
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription

@@ -15,7 +15,8 @@ from typing import Final, Protocol
 import structlog
 
 from penstock.consumers.abc import ShapeLog
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry, ShapeGoneError
+from penstock.consumers.entries import ShapeEntry, ShapeGoneError
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.errors import PenstockError, Policy
 
 _log: Final = structlog.get_logger(__name__)

@@ -13,8 +13,9 @@ from typing import Final, Protocol
 
 import structlog
 
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.eviction import Readable, choose_victims
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.errors import LogError
 
 _log: Final = structlog.get_logger(__name__)

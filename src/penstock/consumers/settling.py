@@ -27,8 +27,9 @@ import structlog
 
 from penstock.consumers.abc import ShapeAccounts, ShapeLog, ShapeLogStore
 from penstock.consumers.consumer import ConsumerState
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.settle_plan import SettlePlan
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.shape_log.records import SettleOutcome

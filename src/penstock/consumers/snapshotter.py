@@ -25,8 +25,9 @@ import structlog
 
 from penstock.consumers.abc import ControlStore, OpenSnapshot, ShapeAccounts, ShapeLog, SnapshotSource
 from penstock.consumers.consumer import ConsumerState
+from penstock.consumers.entries import ShapeEntry, ShapeGoneError
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry, ShapeGoneError
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.settling import Settler
 from penstock.errors import DiskFullError, RequestError
 from penstock.shapes.definition import LogMode

@@ -29,10 +29,11 @@ from penstock.consumers.abc import (
 )
 from penstock.consumers.catalog import Readiness, ShapeCatalog
 from penstock.consumers.catch_up import CatchUp
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.projection import Projection
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.settling import Settler
 from penstock.consumers.snapshotter import Snapshotter
 from penstock.control.records import Recovered

@@ -20,8 +20,9 @@ import structlog
 
 from penstock.consumers.abc import Inspector, OpenSnapshot, ShapeAccounts
 from penstock.consumers.catalog import Resolved, ShapeCatalog, refusal
+from penstock.consumers.entries import ShapeEntry, ShapeGoneError
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry, ShapeGoneError
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.resolve import visible_columns
 from penstock.consumers.snapshotter import took_too_long
 from penstock.consumers.spool import Spool

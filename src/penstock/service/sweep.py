@@ -21,7 +21,7 @@ from penstock.collector.collector import ShapeLogCollector
 from penstock.collector.flush_tracker import Debt, FlushTracker
 from penstock.consumers.abc import ShapeAccounts
 from penstock.consumers.consumer import ConsumerState
-from penstock.consumers.registry import ShapeEntry
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.stage import ConsumersStage
 from penstock.control.records import ShedRecord
 from penstock.control.store import SqliteControlStore

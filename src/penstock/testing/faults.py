@@ -33,7 +33,8 @@ from penstock.shape_log.store import FileShapeLogStore
 from penstock.shapes.offset import LogOffset
 
 if TYPE_CHECKING:
-    from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+    from penstock.consumers.entries import ShapeEntry
+    from penstock.consumers.registry import ConsumerRegistry
     from penstock.postgres.lsn import CommitLsn, EndLsn
     from penstock.service.settings import Settings
 

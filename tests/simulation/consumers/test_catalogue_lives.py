@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from consumer_kit import Engine, World, row, until, whole
-from penstock.consumers.registry import ShapeEntry
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.replay import MIXED_VERSION, REASON_OTHER_VERSION, REPLAY_VERSION, is_foreign, version_at_start
 from penstock.errors import DiskFullError
 from penstock.shapes.offset import SNAPSHOT_END

@@ -9,7 +9,7 @@ import asyncio
 from consumer_kit import SMALL, Engine, World, row, until, whole
 from penstock.consumers.catch_up import CatchUp
 from penstock.consumers.consumer import Consumer
-from penstock.consumers.registry import ShapeEntry
+from penstock.consumers.entries import ShapeEntry
 
 
 async def _two_shapes(world: World, *, settle_age_s: float = 0.001) -> tuple[Engine, ShapeEntry, ShapeEntry]:

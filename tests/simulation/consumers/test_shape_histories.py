@@ -221,7 +221,7 @@ async def check(engine: Engine, opens: list[asyncio.Task[OpenReply]], served: di
     for entry in engine.stage.registry:
         assert engine.tracker.debt_of(entry.incarnation) is None
     assert engine.tracker.last_global_flushed_offset == engine.collector.last_seen_end
-    assert engine.stage.registry.unknown_deliveries == 0
+    assert engine.stage.registry.unknown_count == 0
 
 
 def check_marks(elements: list[dict[str, object]]) -> None:

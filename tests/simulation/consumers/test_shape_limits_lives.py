@@ -10,9 +10,9 @@ import pytest
 from consumer_kit import SMALL, Engine, World, expected, materialise, row, until, whole
 from penstock.consumers.abc import ShapeLog
 from penstock.consumers.compactor import LogCompactor
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.evictor import Evictor
 from penstock.consumers.limits import ConsumerLimits
-from penstock.consumers.registry import ShapeEntry
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import Opened, Rotated
 

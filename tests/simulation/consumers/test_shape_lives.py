@@ -17,10 +17,10 @@ from consumer_kit import DESCRIPTION, ITEMS, SMALL, Engine, World, expected, mat
 from penstock.collector.abc import RoutedPart
 from penstock.collector.feed import RelayFeed
 from penstock.consumers import catch_up
+from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.handler import Answer
 from penstock.consumers.limits import ConsumerLimits
 from penstock.consumers.projection import Shared
-from penstock.consumers.registry import ShapeEntry
 from penstock.control.records import ShapeState
 from penstock.errors import DiskFullError, RequestError, ShapeError
 from penstock.postgres.relation import TableId
@@ -797,7 +797,7 @@ def test_a_delivery_to_nobody_is_counted_and_its_debt_ends() -> None:
         engine.tracker.start_owing(77, engine.tracker.last_global_flushed_offset, 0.0)
         world.database.commit([("insert", None, row(1))])
         engine.deliver()
-        assert engine.stage.registry.unknown_deliveries == 1
+        assert engine.stage.registry.unknown_count == 1
         await until(lambda: engine.tracker.debt_of(77) is None)
         assert (77, "was not complete when the service ended") in world.control.tombstones
 

@@ -21,7 +21,8 @@ from penstock.collector.abc import RoutedPart
 from penstock.collector.collector import ShapeLogCollector
 from penstock.collector.flush_entries import Entry
 from penstock.collector.flush_tracker import Debt, FlushTracker
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+from penstock.consumers.entries import ShapeEntry
+from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.settling import Settler
 from penstock.liveness.verify import Evidence
 from penstock.liveness.watch import Decision, ProgressWatch, WatchLimits
@@ -185,20 +186,33 @@ class ActivityIsProgress(FlushTracker):
 
 
 class VoidsBeforeTombstone(ConsumerRegistry):
-    def _condemn(self, entry: ShapeEntry, reason: str) -> None:
-        super()._condemn(entry, reason)
-        self._accounts.remove_shape(entry.incarnation)
+    def __init__(self, **ports: Any) -> None:
+        super().__init__(**ports)
+        condemn = self._burial._condemn
+
+        def void(entry: ShapeEntry, reason: str) -> None:
+            condemn(entry, reason)
+            self._accounts.remove_shape(entry.incarnation)
+
+        self._burial._condemn = void  # type: ignore[method-assign]
 
 
 class ForgivesSomeEnds(ConsumerRegistry):
-    def _replace(self, entry: ShapeEntry, delivery: Sequence[RoutedPart], error: Exception) -> None:
-        if not isinstance(error, RuntimeError):
-            super()._replace(entry, delivery, error)
+    def __init__(self, **ports: Any) -> None:
+        super().__init__(**ports)
+        replace = self._deliveries._replace
+
+        def forgive(entry: ShapeEntry, delivery: Sequence[RoutedPart], error: Exception) -> None:
+            if not isinstance(error, RuntimeError):
+                replace(entry, delivery, error)
+
+        self._deliveries._replace = forgive  # type: ignore[method-assign]
 
 
 class DropsForTheIdle(ConsumerRegistry):
     def publish(self, parts: Mapping[int, Sequence[RoutedPart]]) -> None:
-        super().publish({key: value for key, value in parts.items() if self._entries[key].consumer is not None})
+        entries = {key: self.entry(key) for key in parts}
+        super().publish({key: parts[key] for key, entry in entries.items() if entry and entry.consumer is not None})
 
 
 class SurvivesAnything(ConsumerRegistry):
@@ -207,13 +221,17 @@ class SurvivesAnything(ConsumerRegistry):
 
 
 class RestsOwing(ConsumerRegistry):
+    def __init__(self, **ports: Any) -> None:
+        super().__init__(**ports)
+
+        def may_leave(entry: ShapeEntry) -> bool:
+            return entry.is_live and entry.condemned is None and entry.consumer is not None
+
+        self._opening._may_leave = may_leave  # type: ignore[method-assign]
+
     def release_idle(self, is_busy: Callable[[ShapeEntry], bool]) -> int:
         del is_busy
         return super().release_idle(lambda _: False)
-
-    @staticmethod
-    def _may_leave(entry: ShapeEntry) -> bool:
-        return entry.is_live and entry.condemned is None and entry.consumer is not None
 
 
 class ReportsForTheCondemned(Settler):

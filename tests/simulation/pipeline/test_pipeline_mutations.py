@@ -12,8 +12,9 @@ import pytest
 from penstock.collector.flush_tracker import FlushTracker
 from penstock.consumers import handler
 from penstock.consumers.accounts import CollectorAccounts
+from penstock.consumers.burial import Burial
 from penstock.consumers.consumer import Consumer
-from penstock.consumers.registry import ConsumerRegistry, ShapeEntry
+from penstock.consumers.entries import ShapeEntry
 from penstock.liveness.watch import ProgressWatch
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn
 from penstock.relay.log import RelayLog
@@ -52,15 +53,15 @@ def void_before_tombstone(patch: pytest.MonkeyPatch) -> None:
     """
     A shape's debt ends when it is condemned, and not when that is durable.
     """
-    condemn = ConsumerRegistry.condemn
+    condemn = Burial.condemn
 
-    def void_at_once(registry: ConsumerRegistry, entries: Collection[ShapeEntry], reason: str, **options: Any) -> None:
+    def void_at_once(burial: Burial, entries: Collection[ShapeEntry], reason: str, **options: Any) -> None:
         fresh = [entry for entry in entries if entry.condemned is None]
-        condemn(registry, entries, reason, **options)
+        condemn(burial, entries, reason, **options)
         for entry in fresh:
-            registry._accounts.remove_shape(entry.incarnation)
+            burial._accounts.remove_shape(entry.incarnation)
 
-    patch.setattr(ConsumerRegistry, "condemn", void_at_once)
+    patch.setattr(Burial, "condemn", void_at_once)
 
 
 def boundary_before_discharge(patch: pytest.MonkeyPatch) -> None:
@@ -81,7 +82,13 @@ def deliver_before_register(patch: pytest.MonkeyPatch) -> None:
         affected = next(name for name, value in names.items() if isinstance(value, Collection))
         take(tracker, **{**names, affected: ()})
 
+    take_whole = FlushTracker.handle_whole_txns
+
+    def register_nobody_of_many(tracker: FlushTracker, debts: Any, *args: Any) -> None:
+        take_whole(tracker, (), *args)
+
     patch.setattr(FlushTracker, "handle_txn_fragment", register_nobody)
+    patch.setattr(FlushTracker, "handle_whole_txns", register_nobody_of_many)
 
 
 def no_early_decode_check(patch: pytest.MonkeyPatch) -> None:
