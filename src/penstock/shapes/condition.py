@@ -15,6 +15,7 @@ import functools
 import hashlib
 import re
 import weakref
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -61,7 +62,7 @@ class Condition:
         self._bound: dict[int, tuple[RelationDescription, Includes | None]] | None = None
 
     def _compile(self) -> Clause:
-        return compile_where(self._where, (), _columns(self._basis, self.types), _facts(self._basis))
+        return compile_where(self._where, (), _columns(self._basis, self.types), _facts(self._basis), is_accepted=True)
 
     @property
     def clause(self) -> Clause:
@@ -109,6 +110,10 @@ _CASE_DECODER: Final = msgspec.msgpack.Decoder(tuple[dict[int, int], dict[int, i
 # Too many found are harmless; one that is not found is mapped as in `COLLATE "C"`, by everybody.
 _LETTERS: Final = re.compile(r"lower|upper|ilike|~~\*", re.IGNORECASE)
 
+LATEST_COUNT_MAX: Final = 16
+"""Conditions held though no shape has them: whoever makes a shape asks for its condition several times before one does."""
+
+_latest: Final[deque[Condition]] = deque(maxlen=LATEST_COUNT_MAX)
 _conditions: Final[weakref.WeakValueDictionary[tuple[str, ConditionBasis, _Types], Condition]] = (
     weakref.WeakValueDictionary()
 )
@@ -130,6 +135,7 @@ def condition_of(definition: ShapeDefinition) -> Condition | None:
     condition = _conditions.get(key)
     if condition is None:
         condition = _conditions[key] = Condition(definition.where, basis, types.by_name)
+        _latest.append(condition)
     return condition
 
 

@@ -66,7 +66,12 @@ class Clause:
 
 
 def compile_where(
-    text: str, params: Sequence[str], columns: Sequence[Column], facts: DatabaseFacts = NO_FACTS
+    text: str,
+    params: Sequence[str],
+    columns: Sequence[Column],
+    facts: DatabaseFacts = NO_FACTS,
+    *,
+    is_accepted: bool = False,
 ) -> Clause:
     """
     Understand a condition.
@@ -76,6 +81,7 @@ def compile_where(
         params: values of `$1`, `$2` and so on.
         columns: all columns of the table.
         facts: what else is known of the database.
+        is_accepted: the text is the normalised one of a clause, so that what only refuses need not be done again.
 
     Raises:
         InvalidShapeError: it is refused; the message begins with the place and the reason.
@@ -84,7 +90,8 @@ def compile_where(
         expression = parse(text)
         tree = Checker(text, params, columns, facts).condition(expression)
         normalised = normalise(tree, facts)
-        emit(tree, facts.case)  # for what it may refuse
+        if not is_accepted:
+            emit(tree, facts.case)  # for what it may refuse
         truth = emit_truth(tree, facts.case)
     except RecursionError:
         raise too_deep() from None

@@ -20,6 +20,7 @@ TEXT_BYTES_MAX: Final = 65_536
 DEPTH_MAX: Final = 120
 """How deep expressions may nest, in levels of the typed tree; a chain of operators is one level each."""
 _TREE_DEPTH_MAX: Final = 600  # of dictionaries and lists, four or five a level
+_SHALLOW_BYTES: Final = _TREE_DEPTH_MAX // 5 - 20  # a shorter text has not the operators for it
 PREFIX: Final = "SELECT 1 WHERE "
 
 _TOO_DEEP: Final = f"expression is nested too deeply; up to {DEPTH_MAX} levels are supported"
@@ -77,7 +78,10 @@ def parse(text: str) -> dict[str, Any]:
         raise reject(f"At location {max(0, error.position - 1)}: {error.message}") from None
     except (RecursionError, ValueError):
         raise too_deep() from None
-    return _only_expression(statements)
+    expression = _only_expression(statements)
+    if bytes_count >= _SHALLOW_BYTES:
+        _check_depth(expression)
+    return expression
 
 
 def _only_expression(statements: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,7 +95,6 @@ def _only_expression(statements: list[dict[str, Any]]) -> dict[str, Any]:
     expression: dict[str, Any] | None = select.get("whereClause")
     if expression is None or len(select.get("targetList", ())) != 1:
         raise reject(_CLAUSES)
-    _check_depth(expression)
     return expression
 
 
