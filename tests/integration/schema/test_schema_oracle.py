@@ -15,7 +15,7 @@ from psycopg import sql
 from harness.oracle import Audience, OracleClient
 from harness.service import Service
 from harness.workload import ShapeUnderTest
-from penstock.errors import ClientError
+from penstock.errors import InvalidRequestError
 from penstock.testing.postgres import ThrowawayDatabase
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
@@ -53,9 +53,8 @@ class PersistentClient(OracleClient):
         while True:
             try:
                 await super().follow()
-            except ClientError as error:
-                if "answered 400" not in error.message:
-                    raise
+            except InvalidRequestError:
+                pass  # it may be back soon
             await asyncio.sleep(0.05)
 
 

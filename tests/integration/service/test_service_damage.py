@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -163,21 +164,24 @@ async def test_a_full_disk_confirms_nothing_and_heals_when_space_returns(
         audience.join(GOOD)
         await audience.agree()
         ballast = small_disk / "ballast"
-        with ballast.open("wb", buffering=0) as file:
-            try:
+        written_until, number = "", 0
+
+        async def is_named() -> bool:
+            nonlocal written_until, number
+            # Each time: what the service lets go of, such as the reserve of its control store, is space again.
+            with ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
                 while file.write(bytes(65536)):
                     pass
-            except OSError:
-                pass
-        written_until = ""
-        for number in range(8):
             database.execute(
                 "INSERT INTO good SELECT g, repeat('z', 500) FROM generate_series(%s::int, %s::int) g",
                 number * 400,
                 number * 400 + 399,
             )
+            number += 1
             written_until = database.query("SELECT pg_current_wal_lsn()::text")[0][0]
-        await until("the status names a problem", service.has_problems)
+            return await service.has_problems()
+
+        await until("the status names a problem", is_named)
         held = database.query(
             "SELECT confirmed_flush_lsn < %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s",
             written_until,
