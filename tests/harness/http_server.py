@@ -26,6 +26,7 @@ class Running:
     """
 
     def __init__(self, source: ScriptedSource, app: ShapeApp, server: HttpServer, port: int) -> None:
+        self._serving = asyncio.create_task(server.serve(), name="serve")
         self.source = source
         self.app = app
         self.server = server
@@ -52,6 +53,13 @@ class Running:
         """
         handle = self.source.shapes[table].handle
         return f"/v1/shape?table={table}&offset={offset}&handle={handle}&live=true{more}".encode()
+
+    async def stop(self) -> None:
+        """
+        Stop the server, and wait until it has.
+        """
+        self.server.stop()
+        await self._serving
 
     async def connect(self) -> Connection:
         """
@@ -162,15 +170,13 @@ async def running(
     sock.listen(4096)
     port = sock.getsockname()[1]
     server = HttpServer(app, sock, settings, has_short_way=has_short_way)
-    task = asyncio.create_task(server.serve())
     served = Running(source, app, server, port)
     try:
         yield served
     finally:
         for client in served.clients:
             client.close()
-        server.stop()
-        await task
+        await served.stop()
 
 
 def play(

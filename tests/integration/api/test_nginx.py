@@ -14,15 +14,20 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import uvloop
 
 from conformance.scripted_source import in_file, row
 from harness.http_server import SETTINGS, Connection, Running, bind, running, until
 
 PAGE = Path(__file__).parents[3] / "docs" / "operations" / "proxy.md"
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("nginx") is None and os.environ.get("CI") != "true", reason="nginx is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("nginx") is None and os.environ.get("CI") != "true", reason="nginx is not installed"
+    ),
+    # What nginx does with our answers is the same on every loop.
+    pytest.mark.parametrize("event_loop", [uvloop.new_event_loop], ids=["uvloop"], indirect=True),
+]
 
 
 def write_config(folder: Path, port: int, server: Running, *more: tuple[str, str]) -> Path:
@@ -71,6 +76,21 @@ async def behind_nginx(server: Running, folder: Path, *more: tuple[str, str]) ->
         await process.wait()
 
 
+async def connect(server: Running, port: int) -> Connection:
+    client = Connection(*await asyncio.open_connection("127.0.0.1", port))
+    server.clients.append(client)
+    return client
+
+
+def cache_state(head: bytes) -> str:
+    """
+    Tell what nginx says about where an answer is from.
+    """
+    found = re.search(rb"x-cache: (\w+)", head)
+    assert found is not None, head
+    return found[1].decode()
+
+
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_nginx_collapses_and_caches(tmp_path: Path, version: str) -> None:
     """
@@ -81,24 +101,18 @@ def test_nginx_collapses_and_caches(tmp_path: Path, version: str) -> None:
         settings = msgspec.structs.replace(SETTINGS, long_poll_timeout_s=10.0)
         more = [("proxy_http_version 1.1", "proxy_http_version 1.0")] if version == "1.0" else []
         async with (
-            asyncio.timeout(40),
+            asyncio.timeout(120),
             running(tmp_path, settings) as server,
             behind_nginx(server, tmp_path, *more) as port,
         ):
-
-            async def connect() -> Connection:
-                client = Connection(*await asyncio.open_connection("127.0.0.1", port))
-                server.clients.append(client)
-                return client
-
             server.source.add("chunks", in_file(tmp_path, "f", row(1)))
-            client = await connect()
+            client = await connect(server, port)
             caches = []
             for _ in range(3):
                 head, _ = await client.ask(b"/v1/shape?table=chunks&offset=-1")
-                caches += re.findall(rb"x-cache: (\w+)", head)
-            assert caches == [b"MISS", b"HIT", b"HIT"]
-            clients = [await connect() for _ in range(50)]
+                caches.append(cache_state(head))
+            assert caches == ["MISS", "HIT", "HIT"]
+            clients = [await connect(server, port) for _ in range(50)]
             for each in clients:
                 each.send(server.live())
             await until(lambda: server.source.waits_under_way == 1)
@@ -113,5 +127,52 @@ def test_nginx_collapses_and_caches(tmp_path: Path, version: str) -> None:
             await until(lambda: server.source.waits_under_way == 1)
             server.source.append("items", 901, row(3))
             assert b"data: " in await client.reader.readuntil(b"data: ")
+
+    asyncio.run(run())
+
+
+def test_nginx_serves_what_it_has_while_it_asks_again(tmp_path: Path) -> None:
+    """
+    C30: An answer that is no longer fresh is served at once while one request fetches the next one behind the clients'
+    backs, and when the service is gone.
+    """
+
+    async def run() -> None:
+        settings = msgspec.structs.replace(SETTINGS, cache_max_age_s=1)
+        async with asyncio.timeout(120), running(tmp_path, settings) as server, behind_nginx(server, tmp_path) as port:
+            source = server.source
+            target = f"/v1/shape?table=items&offset=0_inf&handle={source.shapes['items'].handle}".encode()
+            client = await connect(server, port)
+
+            async def ask_until(*states: str, other_than: bytes = b"") -> bytes:
+                """
+                Ask until the answer is from there, and another one.
+                """
+                while True:
+                    head, body = await client.ask(target)
+                    assert head.startswith(b"HTTP/1.1 200 ")
+                    if cache_state(head) in states and body != other_than:
+                        return body
+                    await asyncio.sleep(0.02)
+
+            old = await ask_until("MISS")
+            assert await ask_until("HIT") == old
+
+            # The service takes its time; meanwhile there is news.
+            source.hold_opens = asyncio.Event()
+            source.append("items", 900, row(2))
+            assert await ask_until("STALE", "UPDATING") == old
+            await until(lambda: source.opens_under_way == 1)
+            others = [await connect(server, port) for _ in range(20)]
+            for head, body in await asyncio.gather(*(other.ask(target) for other in others)):
+                assert (cache_state(head), body) == ("UPDATING", old)
+            assert source.opens_under_way == 1
+            source.hold_opens.set()
+            source.hold_opens = None
+            new = await ask_until("HIT", other_than=old)
+            assert b'"2"' in new
+
+            await server.stop()
+            assert await ask_until("STALE", "UPDATING") == new
 
     asyncio.run(run())
