@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -51,10 +52,8 @@ class PersistentClient(OracleClient):
         Read for ever.
         """
         while True:
-            try:
+            with contextlib.suppress(InvalidRequestError):  # it may be back soon
                 await super().follow()
-            except InvalidRequestError:
-                pass  # it may be back soon
             await asyncio.sleep(0.05)
 
 
