@@ -192,8 +192,8 @@ class RequestedShape:
     is_removal: bool = False
 
 
-Authorize: TypeAlias = Callable[[AccessRequest, RequestedShape], "Decision | Awaitable[Decision]"]
-"""What `authorize` is. Plain functions run in threads, others in the loop that serves."""
+Authorize: TypeAlias = Callable[[AccessRequest, RequestedShape], "Decision | None | Awaitable[Decision | None]"]
+"""What `authorize` is; None denies too. Plain functions run in threads, others in the loop that serves."""
 
 
 @dataclass(frozen=True, slots=True)

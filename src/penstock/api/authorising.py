@@ -21,7 +21,7 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, cast
 
 import structlog
@@ -50,6 +50,9 @@ GRANT_KEY: Final = "penstock.grant"
 
 DECIDED_KEY: Final = "penstock.decided"
 """Where our own server leaves the rules of a request that was authorised already."""
+
+IDLE_THREAD_S: Final = 10.0
+"""A thread that has had nothing to do for so long ends."""
 
 LOST_THREADS_MAX: Final = 256
 """Threads that hang and were replaced; with more of them no plain function is called until one comes back."""
@@ -255,7 +258,7 @@ class _Work:
 
 class _Threads:
     """
-    Daemon threads for calls that may never return. Owned by the loop's thread but for `_run`, and states of work.
+    Daemon threads for calls that may never return. What is counted is under the lock.
     """
 
     def __init__(self, threads_max: int) -> None:
@@ -270,20 +273,22 @@ class _Threads:
         """
         Make a call in a thread; whoever cancels this leaves the thread behind.
         """
-        if self._lost_count >= LOST_THREADS_MAX:
-            raise RuntimeError("too many calls of authorize hang")
         loop = asyncio.get_running_loop()
         work = _Work(call, loop.create_future())
-        self._busy_count += 1
-        if self._threads_count < min(self._threads_max, self._busy_count):
-            self._threads_count += 1
+        with self._lock:
+            if self._lost_count >= LOST_THREADS_MAX:
+                raise RuntimeError("too many calls of authorize hang")
+            self._busy_count += 1
+            is_short = self._threads_count < min(self._threads_max, self._busy_count)
+            self._threads_count += is_short
+            self._queue.put(work)
+        if is_short:
             threading.Thread(target=self._run, args=(loop,), name="penstock-authorize", daemon=True).start()
-        self._queue.put(work)
         try:
             return await work.future
         finally:
-            self._busy_count -= 1
             with self._lock:
+                self._busy_count -= 1
                 if work.state is _State.WAITING:
                     work.state = _State.LEFT
                 elif work.state is _State.RUNNING:
@@ -295,12 +300,27 @@ class _Threads:
         """
         Let all end that can.
         """
-        for _ in range(self._threads_count):
-            self._queue.put(None)
-        self._threads_count = 0
+        with self._lock:
+            for _ in range(self._threads_count):
+                self._queue.put(None)
+            self._threads_count = 0
+
+    def _next(self) -> _Work | None:
+        """
+        Wait for something to do; None when the thread is to end.
+        """
+        while True:
+            try:
+                return self._queue.get(timeout=IDLE_THREAD_S)
+            except Empty:
+                with self._lock:
+                    # Whatever is put after this finds one thread less.
+                    if self._queue.empty() and self._threads_count:
+                        self._threads_count -= 1
+                        return None
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        while (work := self._queue.get()) is not None:
+        while (work := self._next()) is not None:
             with self._lock:
                 if work.state is not _State.WAITING:
                     continue
@@ -313,20 +333,15 @@ class _Threads:
                 error = caught
             with self._lock:
                 is_lost = work.state is _State.LOST
+                self._lost_count -= is_lost
                 work.state = _State.DONE
-            try:
-                if is_lost:
-                    loop.call_soon_threadsafe(self._count_back)
-                else:
-                    loop.call_soon_threadsafe(_deliver, work.future, result, error)
-            except RuntimeError:
-                return  # the loop is closed: nobody waits any more
             if is_lost:
                 # Another one has its place.
                 return
-
-    def _count_back(self) -> None:
-        self._lost_count -= 1
+            try:
+                loop.call_soon_threadsafe(_deliver, work.future, result, error)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits any more
 
 
 def _deliver(future: asyncio.Future[object], result: object, error: BaseException | None) -> None:

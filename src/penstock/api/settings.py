@@ -61,4 +61,4 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     known_handles_max: int = 100_000
     reader_threads: int = 4
     authorize_timeout_s: float = 5.0
-    authorize_threads_max: int = 32
+    authorize_threads_max: int = 256

@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     authorize: str | None = None
     authorize_timeout_s: float = 5.0
-    authorize_threads_max: int = 32
+    authorize_threads_max: int = 256
 
     acknowledge: Acknowledge = "relay"
     replication_stream_id: str = "default"
