@@ -302,6 +302,15 @@ def torture(
     )
 
 
+def _complete_tables(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """
+    Give names of tables for a shell, where DATABASE_URL says of which database; nothing when that does not answer at once.
+    """
+    from penstock.cli.completing import complete_tables  # noqa: PLC0415
+
+    return complete_tables(os.environ.get("DATABASE_URL", ""), incomplete)
+
+
 def _url_option(command: Any) -> Any:
     return click.option(
         "--url",
@@ -333,7 +342,7 @@ def _secret() -> str | None:
 
 
 @cli.command()
-@click.argument("table")
+@click.argument("table", shell_complete=_complete_tables)
 @_url_option
 @_shape_options
 @click.option("--json", "output", flag_value="json", help="An object on a line for each change.")
@@ -389,7 +398,7 @@ def tail(
 
 
 @cli.command()
-@click.argument("table")
+@click.argument("table", shell_complete=_complete_tables)
 @click.option(
     "--to",
     "path",
@@ -454,10 +463,56 @@ def slots(ctx: click.Context, database_url: str, *, is_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("tables", nargs=-1, shell_complete=_complete_tables)
+@click.option("--database-url", envvar="DATABASE_URL", required=True, help="The database; or DATABASE_URL.")
+@click.option(
+    "--style",
+    type=click.Choice(["dataclass", "typeddict", "msgspec", "pydantic"]),
+    default="dataclass",
+    show_default=True,
+    help="What kind of classes.",
+)
+@click.option(
+    "--enums",
+    type=click.Choice(["literal", "enum"]),
+    default="literal",
+    show_default=True,
+    help="Enums as Literal, or as classes.",
+)
+@click.option("--columns", metavar="A,B,…", help="Only these columns, for a shape that has no others; of one table.")
+@click.option(
+    "--to", "path", metavar="FILE", type=click.Path(path_type=Path), help="Write there and not to the output."
+)
+def codegen(
+    tables: tuple[str, ...], *, database_url: str, style: str, enums: str, columns: str | None, path: Path | None
+) -> None:
+    """
+    Write classes for the rows of tables, to be the `row_type` of shapes.
+
+    TABLES are written as in SQL; without any it is all of the schema public. The same tables give the same text, so that
+    it can be kept in the repository and checked.
+
+    \b
+    A module of dataclasses for all tables:
+        DATABASE_URL=postgresql://… penstock codegen --to rows.py
+    For a shape with two columns, with pydantic:
+        penstock codegen orders --columns id,status --style pydantic
+
+    Exit status: 0 written, 2 the database cannot be asked, or something is not there or cannot be written.
+    """  # noqa: D301
+    from penstock.cli.codegen import run_codegen  # noqa: PLC0415
+
+    text = run_codegen(database_url, tables, columns=_names(columns), style=style, enums=enums, path=path)
+    if path is None:
+        click.echo(text, nl=False)
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """
-    Print what makes a shell complete the commands and options of penstock.
+    Print what makes a shell complete the commands and options of penstock, and names of tables where DATABASE_URL says of
+    which database.
 
     \b
     In ~/.bashrc, or ~/.zshrc with zsh:
