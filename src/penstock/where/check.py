@@ -331,9 +331,10 @@ class Checker(Operands):
         shared = common_type([left.type, *(item.type for item in plain)]) if len(plain) > 1 else None
         if shared is not None and shared != "record":
             overload = self._overload("=", (left.type, shared), at)
-            first = self._call(overload, (left, plain[0]), at, is_operator=True)
             # The elements become the shared type first, then what the operator takes, as an array of them would.
-            cast = [self.coerce(self.coerce(item, shared), overload.args[1]) for item in plain]
+            typed = [self.coerce(item, shared) for item in plain]
+            first = self._call(overload, (left, typed[0]), at, is_operator=True)
+            cast = [self.coerce(item, overload.args[1]) for item in typed]
             parts.append(InList(first.args[0], tuple(cast), overload, is_negated, first.collation, at=at))
         else:
             others = items

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from penstock.postgres.relation import Column
 from penstock.where.clause import compile_where, index_plan
 from penstock.where.facts import CaseMapping, DatabaseFacts, is_byte_ordered, maps_letter_by_letter, parse_database
 from penstock.where.index_plan import Contains, Equals, canonicaliser, element_canonicaliser
@@ -127,6 +128,15 @@ def test_rubbish_in_a_row_raises_nothing(text: str) -> None:
     made = clause(text)
     assert made.compile(ORDER)(rubbish) is not True
     assert made.compile_filter(ORDER)(rubbish) is False
+
+
+def test_parameters_in_a_list_have_the_type_of_the_column() -> None:
+    """
+    A list of parameters beside a `varchar` means what a list of literals does.
+    """
+    columns = (Column("code", 1043, 14, "varchar"),)
+    as_literals = compile_where("code IN ('a', 'b')", (), columns)
+    assert compile_where("code IN ($1, $2)", ("a", "b"), columns).normalised == as_literals.normalised
 
 
 def test_a_parameter_is_only_ever_a_value() -> None:
