@@ -147,7 +147,7 @@ def converse(
                 news = yield Wait(decision.handle, decision.after, live_until, is_parking=True)
                 is_live_over = news is None
                 if isinstance(news, News):
-                    answer = _answer_news(planner, request, decision.handle, news, take_moment())
+                    answer = answer_news(planner, request, decision.handle, news, take_moment())
             case Reach() if is_reach_over:
                 if request.is_sse and not decision.is_replaying and request.shape.offset is not None:
                     yield Nothing(decision.handle, LogRange(request.shape.offset, decision.last))
@@ -173,7 +173,10 @@ def unready(reason: str, retry_after_s: int) -> Refused:
     return Refused(503, f"Timeout waiting for {reason}", retry_after_s=retry_after_s)
 
 
-def _answer_news(planner: Planner, request: LogRequest, handle: str, news: News, moment: Moment) -> Answer:
+def answer_news(planner: Planner, request: LogRequest, handle: str, news: News, moment: Moment) -> Answer:
+    """
+    Answer a request that was parked.
+    """
     if isinstance(news.reply, Rotated):
         return planner.give_up(news.reply)
     return planner.live_data(request, handle, news.reply.range, news.body, moment)

@@ -21,7 +21,7 @@ from penstock.api import plan
 from penstock.api.abc import ShapeSource
 from penstock.api.admission import Admission, Permit
 from penstock.api.caching import CURSOR_STEP_S_MAX
-from penstock.api.dialogue import Ask, Dialogue, News, Nothing, Wait, converse, unready
+from penstock.api.dialogue import Ask, Dialogue, News, Nothing, Wait, answer_news, converse, unready
 from penstock.api.files import OpenBody
 from penstock.api.live import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, SharedSource
 from penstock.api.params import LogRequest
@@ -116,6 +116,12 @@ class ShapeRoute:
         Begin the dialogue that leads to the answer to a request that came at this moment.
         """
         return converse(self.planner, request, if_none_match, started, self._world.moment)
+
+    def answer_news(self, request: LogRequest, handle: str, news: News) -> Answer:
+        """
+        Answer a request that was parked, as its dialogue would.
+        """
+        return answer_news(self.planner, request, handle, news, self._world.moment())
 
     def open_files(self, answer: Answer, request: ShapeRequest) -> OpenBody:
         """

@@ -2,7 +2,7 @@
 Queries that were seen and found valid, by their bytes.
 
 Clients that follow one shape send the same query again and again, and many of them the same one at a time: it is
-decoded and checked once. Only what needs no second look is remembered: an authorised request for a log. Everything else
+decoded and checked once. Another one that differs in nothing but the place in the log is as valid. Only what needs no second look is remembered: an authorised request for a log. Everything else
 is `None` and takes the long way.
 
 Reducer.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Final, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -22,14 +23,21 @@ from penstock.api.params import LogRequest
 from penstock.api.plan import Answer
 from penstock.shapes.offset import LogOffset
 from penstock.shapes.reading import Advanced, LogRange, Opened, OpenReply, ShapeRequest, ShapeRule
+from penstock.wire import names
 
 Rules: TypeAlias = tuple[ShapeRule, ...]
 
 KNOWN_QUERIES_MAX: Final = 4_096
 KNOWN_QUERY_BYTES_MAX: Final = 2_048
 """Longer ones are checked each time."""
+PATTERNS_MAX: Final = 16_384
+"""Queries known but for the place; one for each shape that is followed, and more where its clients spell it differently."""
 EXPECTED_MAX: Final = 16_384
 """Places at which clients are expected that have just been told what there is; for a second at most."""
+
+
+_OFFSET: Final = names.OFFSET.encode()
+_CURSOR: Final = names.CURSOR.encode()
 
 
 class LastAnswer:
@@ -107,6 +115,7 @@ class KnownQueries:
     def __init__(self, gate: Gate) -> None:
         self._gate: Final = gate
         self._known: Final[OrderedDict[bytes, KnownQuery]] = OrderedDict()
+        self._patterns: Final[OrderedDict[bytes, tuple[str | None, LogRequest]]] = OrderedDict()
         self._expected: Final[OrderedDict[ShapeRequest, Parking]] = OrderedDict()
         self._restricted: Final[OrderedDict[tuple[KnownQuery, Rules], KnownQuery]] = OrderedDict()
 
@@ -147,16 +156,31 @@ class KnownQueries:
         if known is not None:
             self._known.move_to_end(raw)
             return known
+        taken_out = _take_out_place(raw)
+        pattern = None if taken_out is None else self._patterns.get(taken_out[0])
+        if taken_out is not None and pattern is not None:
+            self._patterns.move_to_end(taken_out[0])
+            handle, other = pattern
+            _, offset, cursor = taken_out
+            request = LogRequest(msgspec.structs.replace(other.shape, offset=offset), cursor, other.is_sse)
+            return self._remember(raw, self._make(handle, request))
         query = self._gate.read(raw)
         if isinstance(query, Answer):
             return None
         query, asked = subset.fold_query(query)
         if asked is not None:
             return None
-        request = params.validate(query)
-        if not isinstance(request, LogRequest):
+        validated = params.validate(query)
+        if not isinstance(validated, LogRequest):
             return None
-        known = self._make(params.find_handle(query), request)
+        handle = params.find_handle(query)
+        if taken_out is not None and len(raw) <= KNOWN_QUERY_BYTES_MAX:
+            self._patterns[taken_out[0]] = handle, validated
+            if len(self._patterns) > PATTERNS_MAX:
+                self._patterns.popitem(last=False)
+        return self._remember(raw, self._make(handle, validated))
+
+    def _remember(self, raw: bytes, known: KnownQuery) -> KnownQuery:
         if len(raw) <= KNOWN_QUERY_BYTES_MAX:
             self._known[raw] = known
             if len(self._known) > KNOWN_QUERIES_MAX:
@@ -168,6 +192,37 @@ class KnownQueries:
         if request.shape.is_live and not request.is_sse:
             known.parking = self._expected.get(request.shape)
         return known
+
+
+def _take_out_place(raw: bytes) -> tuple[bytes, LogOffset, int] | None:
+    """
+    Give a query without the values of its offset and its cursor, and these; None for a query that does not have a place
+    in a log as its one offset, that has more than one cursor, or that spells them otherwise than everybody.
+
+    Clients that follow a log change these and nothing else from request to request, and nothing else of a valid query
+    depends on which place it is.
+    """
+    pairs = raw.split(b"&")
+    offset: LogOffset | None = None
+    cursor: int | None = None
+    for at, pair in enumerate(pairs):
+        key, _, value = pair.partition(b"=")
+        if key == _OFFSET and offset is None:
+            # Neither -1 nor now, for which other rules hold.
+            if not value[:1].isdigit() or not value.isascii():
+                return None
+            offset = LogOffset.parse(value.decode())
+            if offset is None:
+                return None
+            pairs[at] = b"offset="
+        elif key == _CURSOR and cursor is None:
+            if not value.isdigit() or len(value) > params.CURSOR_DIGITS_MAX:
+                return None
+            cursor = int(value)
+            pairs[at] = b"cursor="
+        elif (unquote_to_bytes(key) if b"%" in key else key).startswith((_OFFSET, _CURSOR)):
+            return None
+    return None if offset is None else (b"&".join(pairs), offset, cursor or 0)
 
 
 def _text_length(shape: ShapeRequest) -> int:

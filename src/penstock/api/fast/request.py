@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import structlog
 
@@ -41,7 +41,7 @@ from penstock.api.fast.queries import KnownQuery, LastAnswer, Parking, Rules
 from penstock.api.fast.sending import Sending, make_sending
 from penstock.api.files import OpenBody
 from penstock.api.live import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, Question
-from penstock.api.plan import Answer, Stream
+from penstock.api.plan import Answer, LogBody, Stream
 from penstock.api.settings import SSE_KEEPALIVE_S, SSE_LIFE_S
 from penstock.errors import ConnectionLostError
 from penstock.shapes.offset import LogOffset
@@ -361,7 +361,8 @@ class FastRequest:
             self._write_events(answer)
             return
         if isinstance(answer, News):
-            if not self._write_prebuilt(answer):
+            # Who waits for a place to be reached has to ask again.
+            if self._parking is None or not self._write_prebuilt(answer):
                 self._resume(answer)
             return
         self._hub.app.route.take_note(self._known.request.shape, answer)
@@ -400,7 +401,6 @@ class FastRequest:
         parking = self._parking
         if parking is not None:
             # It was parked as others were who got the same answer, and now has to go a way of its own.
-            self._parking = None
             step = begun.send(parking.reply)
             assert isinstance(step, Wait)
             assert step.is_parking
@@ -429,9 +429,12 @@ class FastRequest:
         self._connection.forget_request()
 
     def _remember_parking(self, wait: Wait, reply: dialogue.Reply) -> None:
-        if wait.is_parking and isinstance(reply, Opened) and not self._if_none_match:
-            until_s = self._hub.loop.time() + PARKING_S
-            self._known.parking = Parking(reply, wait.handle, wait.after, until_s)
+        self._parking = None
+        if wait.is_parking:
+            assert isinstance(reply, Opened)
+            self._parking = Parking(reply, wait.handle, wait.after, self._hub.loop.time() + PARKING_S)
+            if not self._if_none_match:
+                self._known.parking = self._parking
 
     def _resume(self, reply: dialogue.Reply) -> None:
         try:
@@ -598,19 +601,17 @@ class FastRequest:
         if found is None or data is None:
             if isinstance(news.reply, Rotated) or news.body.bytes_count > SMALL_BODY_BYTES_MAX:
                 return False
-            step = (self._dialogue or self._begin_dialogue()).send(news)
-            if not isinstance(step, Answer) or step.status != 200 or data is None:
-                if not isinstance(step, Answer) or step.status != 200:
-                    self._guard(step)
-                    return True
+            assert isinstance(news.reply, Advanced)
+            # What the dialogue would say. It is needed only when this cannot be sent.
+            answer = self._hub.app.route.answer_news(self._known.request, self._handle, news)
+            if data is None:
                 try:
-                    with self._hub.app.route.open_files(step, self._known.request.shape) as body:
-                        data = news.prebuilt[None] = body.read_now()
+                    data = news.prebuilt[None] = self._read_now(answer)
                 except FileNotFoundError:
+                    (self._dialogue or self._begin_dialogue()).send(news)
                     self._resume(None)
                     return True
-            found = self._render_rest(step, len(data))
-            assert isinstance(news.reply, Advanced)
+            found = self._render_rest(answer, len(data))
             self._hub.queries.expect(self._known, news.reply, self._hub.loop.time() + PARKING_S)
             if len(news.prebuilt) < PREBUILT_MAX:
                 news.prebuilt[key] = found
@@ -619,6 +620,13 @@ class FastRequest:
                     news.whole[key] = part
         self._write(200, found, b"" if self._is_head else data)
         return True
+
+    def _read_now(self, answer: Answer) -> bytes:
+        body = answer.body
+        if isinstance(body, LogBody) and all(isinstance(piece, InlinePiece) for piece in body.pieces):
+            return b"".join(cast("Iterator[bytes]", body.segments()))
+        with self._hub.app.route.open_files(answer, self._known.request.shape) as opened:
+            return opened.read_now()
 
     def _send_large(self, status: int, rest: bytes, body: OpenBody) -> None:
         self.response_started = True
