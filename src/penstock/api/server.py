@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 from collections.abc import Generator
 from typing import Final
@@ -26,6 +27,9 @@ from penstock.api.fast.limits import LimitedProtocol
 from penstock.api.settings import ApiSettings
 
 BACKLOG_CONNECTIONS: Final = 2048
+
+COLLECTION_OBJECTS: Final = (10_000, 10, 50)
+"""After how many new objects cyclic garbage is looked for, and how many times among the young before among the older."""
 
 
 class HttpServer:
@@ -83,6 +87,19 @@ class HttpServer:
         """
         self._app.begin_shutdown()
         self._server.should_exit = True
+
+
+def collect_seldom() -> None:
+    """
+    Let the interpreter look for cyclic garbage less often; for processes that do nothing but serve.
+
+    Requests come and go in thousands, hold each other in no cycles once they are over, and are freed without it. By its
+    own settings it would look at those that are parked again and again, which takes a third of the time and stops
+    everything for a tenth of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTION_OBJECTS)
 
 
 async def serve(app: ShapeApp, sock: socket.socket, settings: ApiSettings, stop: asyncio.Event) -> None:

@@ -16,7 +16,7 @@ from penstock.api.abc import ShapeSource
 from penstock.api.app import ShapeApp
 from penstock.api.authorising import import_authorize
 from penstock.api.remote import RemoteShapeSource
-from penstock.api.server import serve
+from penstock.api.server import collect_seldom, serve
 from penstock.api.settings import ApiSettings
 from penstock.dashboard.page import PATH, DemoPage
 from penstock.service.lifecycle import RoleContext
@@ -72,6 +72,7 @@ def run(context: RoleContext) -> None:
     """
     Answer HTTP until told to end.
     """
+    collect_seldom()
     uvloop.run(_run(context))
 
 
