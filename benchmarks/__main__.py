@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from benchmarks import http_serving, idle_latency, initial_sync, many_syncs, plots, routing, shape_memory
+from benchmarks import http_serving, idle_latency, initial_sync, many_syncs, plots, routing, shape_logs, shape_memory
 from benchmarks.backlog import GROWTH, LARGE, SMALL, UNWANTED, UPDATES, make_suite
 from benchmarks.progress import say
 from benchmarks.reference import find_tool
@@ -34,6 +34,7 @@ SUITES: Final[Sequence[Suite]] = (
     idle_latency.SUITE,
     routing.SUITE,
     shape_memory.SUITE,
+    shape_logs.SUITE,
     http_serving.SUITE,
     GROWTH,
 )

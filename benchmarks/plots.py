@@ -20,6 +20,7 @@ PLOTS: Final[Mapping[str, tuple[str, str]]] = {
     "clients": ("By the number of clients", "clients"),
     "rows": ("By the number of rows", "rows"),
     "transactions": ("By the size of a transaction", "rows in a transaction"),
+    "entries": ("By the length of a log", "entries"),
 }
 """Title and axis of each growth curve, by its name."""
 
