@@ -81,6 +81,7 @@ def resolve_shape(
     known = [column.name for column in visible]
     queryable = _resolve_queryable(request.queryable_columns, keys, known)
     not_streamed = [column.name for column in table.columns if column.is_generated and not are_generated_published]
+    added = _compile_rules(request, table, not_streamed, facts)
     generated = [name for name in not_streamed if name in known]
     listed: Sequence[str] | None = request.columns if request.columns is not None else request.queryable_columns
     if listed is None and any(rule.columns is not None for rule in request.rules):
@@ -96,7 +97,7 @@ def resolve_shape(
     if request.where is not None:
         clause = compile_where(request.where, request.params, visible, facts)
         _check_readable(clause, generated)
-    clause = _join(clause, _compile_rules(request, table, not_streamed, facts), table, facts)
+    clause = _join(clause, added, table, facts)
     columns = table.columns
     if listed is not None:
         # What becomes of other columns is no concern of this shape, nor of who it is.
