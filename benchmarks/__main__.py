@@ -14,7 +14,17 @@ from typing import Final
 
 import click
 
-from benchmarks import http_serving, idle_latency, initial_sync, many_syncs, plots, routing, shape_logs, shape_memory
+from benchmarks import (
+    catch_up,
+    http_serving,
+    idle_latency,
+    initial_sync,
+    many_syncs,
+    plots,
+    routing,
+    shape_logs,
+    shape_memory,
+)
 from benchmarks.backlog import GROWTH, LARGE, SMALL, UNWANTED, UPDATES, make_suite
 from benchmarks.progress import say
 from benchmarks.reference import find_tool
@@ -31,6 +41,7 @@ SUITES: Final[Sequence[Suite]] = (
     make_suite(UNWANTED, ("service",)),
     initial_sync.SUITE,
     many_syncs.SUITE,
+    catch_up.SUITE,
     idle_latency.SUITE,
     routing.SUITE,
     shape_memory.SUITE,

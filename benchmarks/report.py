@@ -32,6 +32,7 @@ AIMS: Final[Mapping[str, float]] = {
     "pipeline-many": 1.0,
     "initial-sync": 0.8,
     "syncs-many": 0.83,
+    "catch-up": 0.7,
     "shape-memory": 1.0,
 }
 """Which ratio a scenario ought to reach, by its name."""
