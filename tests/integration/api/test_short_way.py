@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import resource
 import socket
 from collections.abc import Coroutine
 from pathlib import Path
@@ -464,83 +463,6 @@ def test_reader_of_events_that_stalls_is_cut(tmp_path: Path) -> None:
         reader.close()
 
     play(test, tmp_path, msgspec.structs.replace(SETTINGS, send_timeout_s=0.5))
-
-
-# --- large bodies ----------------------------------------------------------------------------------------------------
-
-
-def test_slow_readers_of_a_large_chunk_cost_no_memory(tmp_path: Path) -> None:
-    """
-    Forty who take nothing of ten megabytes each; the other requests go on, and when the forty read they get it whole
-    (C32).
-    """
-
-    async def test(server: Running) -> None:
-        large = b'"' + b"x" * 10_000_000 + b'"'
-        server.source.add("large", in_file(tmp_path, "f", large))
-        silent = []
-        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        loop = asyncio.get_running_loop()
-        for _ in range(40):
-            sock = socket.socket()
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-            sock.setblocking(False)
-            await loop.sock_connect(sock, ("127.0.0.1", server.port))
-            await loop.sock_sendall(sock, get(b"/v1/shape?table=large&offset=-1"))
-            silent.append(sock)
-        await until(lambda: server.app.requests_under_way == 40)
-        client = await server.connect()
-        assert messages((await client.ask(ITEMS))[1]) == ["data"]
-        grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024
-        assert grown_mib < 40
-        late = 0
-        while block := await loop.sock_recv(silent[0], 1_000_000):
-            late += len(block)
-        assert late > len(large)
-        for sock in silent:
-            sock.close()
-
-    play(test, tmp_path)
-
-
-def test_large_bodies_and_small_ones_share_a_connection(tmp_path: Path) -> None:
-    """
-    Bytes of one response never get into another.
-    """
-
-    async def test(server: Running) -> None:
-        pieces = [in_file(tmp_path, f"f{n}", json.dumps(str(n) * 700_000).encode()) for n in range(3)]
-        server.source.add("large", pieces[0])
-        server.source.append("large", 5, pieces[1], json.dumps("i" * 700_000).encode(), pieces[2], row(9))
-        handle = server.source.shapes["large"].handle.encode()
-        client = await server.connect()
-        for _ in range(3):
-            _, body = await client.ask(b"/v1/shape?table=large&offset=0_0&handle=" + handle)
-            texts = json.loads(body)
-            assert [text[:1] for text in texts[:3]] == ["1", "i", "2"]
-            assert [len(text) for text in texts[:3]] == [700_000] * 3
-            assert messages((await client.ask(ITEMS))[1]) == ["data"]
-            head, _ = await client.ask(b"/v1/shape?table=large&offset=-1", method=b"HEAD")
-            assert b"\r\ncontent-length: 700004\r\n" in head
-
-    play(test, tmp_path)
-
-
-def test_file_that_is_too_short_cuts_the_response(tmp_path: Path) -> None:
-    """
-    The client must not take it for whole.
-    """
-
-    async def test(server: Running) -> None:
-        piece = in_file(tmp_path, "f", b'"' + b"x" * 1_000_000 + b'"')
-        server.source.add("large", msgspec.structs.replace(piece, bytes_count=2_000_000))
-        client = await server.connect()
-        client.send(b"/v1/shape?table=large&offset=-1")
-        assert b"content-length: 2000002" in await client.head()
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await client.reader.readexactly(2_000_002)
-
-    play(test, tmp_path)
 
 
 # --- leaving and stopping --------------------------------------------------------------------------------------------

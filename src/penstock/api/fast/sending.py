@@ -7,7 +7,8 @@ transport has nothing to write; between two writes the loop says when the socket
 way, from where they are. Where the kernel cannot do it (TLS, another system, a transport with bytes left), a task copies
 blocks through the transport instead.
 
-A sender ends in exactly one of: done, failed (a file is shorter than it was said to be, or the peer is gone), cancelled.
+A sender ends in exactly one of: done, failed (a file is shorter than it was said to be, the peer is gone, or a fault of
+ours), cancelled.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class DirectSending:
         self._next_turn = None
         try:
             sent = self._send_some()
-        except (OSError, CorruptLogError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the response cannot be whole, and the loop must not call again
             self.cancel()
             self._receiver.body_failed(error)
             return
@@ -242,7 +243,7 @@ class CopySending:
                     await waited_for
                 self._transport.write(block)
                 self._receiver.body_moved()
-        except (OSError, CorruptLogError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the response cannot be whole: nobody may wait for its end
             self._receiver.body_failed(error)
         else:
             self._receiver.body_sent()
