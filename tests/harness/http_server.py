@@ -14,6 +14,7 @@ from typing import Any, Final
 from conformance.scripted_source import ScriptedSource, row
 from penstock.api.admission import Kind
 from penstock.api.app import ShapeApp
+from penstock.api.authorisation import Authorize
 from penstock.api.server import HttpServer
 from penstock.api.settings import ApiSettings
 
@@ -158,14 +159,18 @@ def bind() -> socket.socket:
 
 @asynccontextmanager
 async def running(
-    data_dir: Path, settings: ApiSettings = SETTINGS, *, has_short_way: bool = True
+    data_dir: Path,
+    settings: ApiSettings = SETTINGS,
+    *,
+    has_short_way: bool = True,
+    authorize: Authorize | None = None,
 ) -> AsyncIterator[Running]:
     """
-    Serve until the block ends.
+    Serve until the block ends, whoever `authorize` lets in.
     """
     source = ScriptedSource()
     source.add("items", row(1))
-    app = ShapeApp(source, settings, data_dir)
+    app = ShapeApp(source, settings, data_dir, authorize=authorize)
     sock = bind()
     sock.listen(4096)
     port = sock.getsockname()[1]
@@ -180,14 +185,20 @@ async def running(
 
 
 def play(
-    test: Callable[[Running], Coroutine[Any, Any, None]], data_dir: Path, settings: ApiSettings = SETTINGS
+    test: Callable[[Running], Coroutine[Any, Any, None]],
+    data_dir: Path,
+    settings: ApiSettings = SETTINGS,
+    *,
+    has_short_way: bool = True,
+    authorize: Authorize | None = None,
 ) -> None:
     """
     Run a test on a fresh server; nothing may be left under way when its clients have left.
     """
 
     async def run() -> None:
-        async with asyncio.timeout(60), running(data_dir, settings) as server:
+        serving = running(data_dir, settings, has_short_way=has_short_way, authorize=authorize)
+        async with asyncio.timeout(60), serving as server:
             await test(server)
             for client in server.clients:
                 client.close()

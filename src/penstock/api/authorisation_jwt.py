@@ -97,7 +97,7 @@ def jwt_authorizer(
         except jwt.PyJWKClientConnectionError as error:
             _log.error("the keys of tokens are not to be had", error=str(error))
             return _NO_KEYS
-        except (jwt.InvalidTokenError, jwt.PyJWKError, jwt.PyJWKClientError, jwt.InvalidKeyError) as error:
+        except jwt.PyJWTError as error:
             _log.info("a token was refused", reason=type(error).__name__)
             return _REFUSED
         return shape_claims(claims, shape)

@@ -19,7 +19,7 @@ from harness.asgi_site import site
 from harness.service import Service, serving
 from penstock.testing.postgres import ThrowawayDatabase, ThrowawayPostgres
 
-TIMEOUT_MS: Final = 1_500
+TIMEOUT_MS: Final = 4_000
 """What a callable may take here: long for a loaded machine, short for whoever waits for it to be given up."""
 
 SETTINGS: Final = {
