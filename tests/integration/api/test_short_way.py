@@ -499,25 +499,6 @@ def test_clients_that_leave_release_everything(tmp_path: Path, way: str) -> None
     play(test, tmp_path)
 
 
-def test_two_thousand_who_vanish_leave_nothing(tmp_path: Path) -> None:
-    """
-    Parked on one shape, gone at once.
-    """
-
-    async def test(server: Running) -> None:
-        clients = [await server.connect() for _ in range(2000)]
-        for client in clients:
-            client.send(server.live())
-        await until(lambda: server.app.requests_under_way == 2000)
-        for client in clients:
-            client.writer.transport.abort()
-        await until(lambda: server.is_quiet)
-        client = await server.connect()
-        assert messages((await client.ask(ITEMS))[1]) == ["data"]
-
-    play(test, tmp_path)
-
-
 def test_stop_answers_ends_and_lets_finish(tmp_path: Path) -> None:
     """
     Parked requests get 503, streams their end, and a body under way goes out whole.
