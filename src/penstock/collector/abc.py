@@ -7,14 +7,14 @@ look at: they hold what was there before them, and nothing that could hold them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Protocol, overload
 
 import msgspec
 
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
-from penstock.replication.messages import Operation, Row
+from penstock.replication.messages import Change, Fragment, Operation, Row
 
 
 class RoutedChange(msgspec.Struct, gc=False):
@@ -73,6 +73,96 @@ class RoutedPart(msgspec.Struct, gc=False):
     changes: Sequence[RoutedChange]
     end: EndLsn | None
     verdicts: Sequence[int] | None = None
+
+
+class WholeRun(Sequence[RoutedPart]):
+    """
+    Whole transactions, one after the other, for the shapes that want all changes of one table. Shared by all of them.
+
+    It is the sequence of their parts, which are made when somebody asks for one: whoever can takes the transactions as
+    they are (`fragments`), which is most of what is saved by having them together.
+
+    Attributes:
+        table_oid: the table of the shapes.
+        relation: describes all rows of all changes; None when they are of several relations.
+        fragments: the transactions, in commit order. Each begins and ends in its fragment, none is empty, no truncate is
+            among the changes.
+        before: of each, where the transaction before it in the stream ends, whoever that concerned.
+        encoded: what a projection made of all of them; filled and read by whoever encodes.
+    """
+
+    __slots__ = ("_first", "_last", "_parts", "before", "encoded", "fragments", "relation", "table_oid")
+
+    def __init__(self, table_oid: int, relation: RelationDescription | None) -> None:
+        """
+        Begin with no transactions; whoever makes it adds them before it is handed on.
+        """
+        self.table_oid: Final = table_oid
+        self.relation = relation
+        self.fragments: list[Fragment] = []
+        self.before: list[EndLsn] = []
+        self.encoded: dict[object, object] = {}
+        self._parts: list[RoutedPart] | None = None
+        self._first: RoutedPart | None = None
+        self._last: RoutedPart | None = None
+
+    def __len__(self) -> int:
+        return len(self.fragments)
+
+    @overload
+    def __getitem__(self, index: int) -> RoutedPart: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[RoutedPart]: ...
+
+    def __getitem__(self, index: int | slice) -> RoutedPart | list[RoutedPart]:
+        if self._parts is None:
+            # The two that are asked for only to see which transactions these are.
+            if index == -1:
+                if self._last is None:
+                    self._last = self._make(self.fragments[-1])
+                return self._last
+            if index == 0:
+                if self._first is None:
+                    self._first = self._make(self.fragments[0])
+                return self._first
+        return self.parts[index]
+
+    def __iter__(self) -> Iterator[RoutedPart]:
+        return iter(self.parts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self.parts == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of other sequences that change
+
+    @property
+    def parts(self) -> list[RoutedPart]:
+        """
+        The transactions as parts of a delivery.
+        """
+        if self._parts is None:
+            self._parts = [self._make(fragment) for fragment in self.fragments]
+        return self._parts
+
+    def _make(self, fragment: Fragment) -> RoutedPart:
+        changes = [route(change, self.table_oid) for change in fragment.changes]
+        return RoutedPart(fragment.commit_lsn, fragment.xid, changes, fragment.end)
+
+
+def route(change: Change, table_oid: int) -> RoutedChange:
+    """
+    Send a change on its way to the shapes of a table.
+    """
+    return RoutedChange(
+        change.operation,
+        change.relation,
+        table_oid,
+        change.op_position,
+        change.old,
+        change.new,
+        change.is_old_missing,
+    )
 
 
 class ConsumerDelivery(Protocol):

@@ -8,8 +8,8 @@ for shapes that are behind, whose debts the main collector keeps.
 Form: reducer with ports. `handle` is synchronous and takes a slice of the stream; what must be asked of the database
 first is named by `missing_facts`, so that the shell can wait and `handle` need not.
 
-Order. Within `handle`, per fragment: debts are registered, then the parts are put aside; at the end of the slice, or
-before anything else is told, they are published. So whoever listens sees deliveries, descriptions and spoiled tables in
+Order. Within `handle`, per fragment, or for a run of whole transactions at once: debts are registered, then the parts are
+put aside; at the end of the slice, or before anything else is told, they are published. So whoever listens sees deliveries, descriptions and spoiled tables in
 stream order, and nothing is delivered that is not owed.
 
 Rules for a transaction in several fragments:
@@ -31,15 +31,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
-from penstock.collector.abc import CatalogFacts, ConsumerDelivery, RoutedChange, RoutedPart
-from penstock.collector.filter.conditions import Match
+from penstock.collector.abc import CatalogFacts, ConsumerDelivery, RoutedChange, RoutedPart, WholeRun, route
+from penstock.collector.filter.conditions import ConditionIndex
 from penstock.collector.filter.index import FilterIndex
-from penstock.collector.flush_tracker import FlushTracker
+from penstock.collector.flush_tracker import FlushTracker, RunDebt
 from penstock.collector.routed_xids import RoutedXids
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
 from penstock.replication.messages import Change, Fragment, Frontier, Omitted, Operation, RelationSeen, StreamEvent
 from penstock.shapes.definition import ShapeDefinition
+
+_TRUNCATE: Final = Operation.TRUNCATE
 
 REASON_TRUNCATE: Final = "truncate"
 REASON_OMITTED: Final = "transaction too large"
@@ -101,7 +103,10 @@ class ShapeLogCollector:
         self.tracker: Final = tracker
         self.xids: Final = xids
         self._index = FilterIndex()
-        self._collected: dict[int, list[RoutedPart]] = {}
+        self._collected: dict[int, list[RoutedPart] | WholeRun] = {}
+        # By table, whole transactions that are put aside; only within a call of `handle`.
+        self._runs: dict[int, WholeRun] = {}
+        self._is_in_run = False
         # By relation; holds within one call of `handle`, as long as nobody else was called.
         self._tables_of: dict[int, Sequence[int]] = {}
         self._reset(boundary)
@@ -119,6 +124,8 @@ class ShapeLogCollector:
 
     def _reset(self, boundary: EndLsn) -> None:
         self._open: _OpenTransaction | None = None
+        self._runs = {}
+        self._is_in_run = False
         # Two kinds of positions are compared here and nowhere else: the boundary is the end of a record, so a commit
         # record that starts below it also ends at or below it, and was handled before we started.
         self._last_commit = max(boundary.value - 1, 0)
@@ -228,9 +235,13 @@ class ShapeLogCollector:
         """
         self._tables_of.clear()
         for event in events:
-            match event:
-                case Fragment():
+            if isinstance(event, Fragment):
+                if not self._join_run(event):
+                    self._end_runs(now)
                     self._handle_fragment(event, now)
+                continue
+            self._end_runs(now)
+            match event:
                 case RelationSeen():
                     oid = event.description.id.oid
                     self._publish()
@@ -241,64 +252,136 @@ class ShapeLogCollector:
                     self._handle_omitted(event, now)
                 case _:
                     assert_never(event)
+        self._end_runs(now)
         self._publish()
 
-    def _handle_whole(self, fragment: Fragment, end: EndLsn, now: float) -> None:
+    def _join_run(self, fragment: Fragment) -> bool:
         """
-        Handle a transaction in one fragment, with none half-way before it: nearly all are like that.
+        Put a transaction aside that is whole, of one table with shapes at most, and without a truncate: nearly all are
+        like that. Tells whether it is; what was put aside is registered and collected by `_end_runs`.
         """
+        end = fragment.end
+        if end is None or self._open is not None or not fragment.is_first:
+            return False
+        relation = None
+        for change in fragment.changes:
+            if change.relation is not relation:
+                if relation is not None:
+                    return False
+                relation = change.relation
+            if change.operation is _TRUNCATE:
+                return False
+        tables: Sequence[int] = ()
+        if relation is not None:
+            cached = self._tables_of.get(relation.id.oid)
+            tables = self._find_tables(relation.id.oid) if cached is None else cached
+            if len(tables) > 1:
+                return False
         commit = fragment.commit_lsn
         if self.xids is not None:
             self.xids.note(fragment.xid, commit)
         if commit.value <= self._last_commit:
-            return
-        by_table, spoiled = self._sort_by_table(fragment.changes)
-        if spoiled:
-            self._open = transaction = _OpenTransaction(commit, fragment.xid)
-            self._route(transaction, fragment, by_table, spoiled, now)
-            return
-        index = self._index
-        concerned: Sequence[int] = ()
-        # A shape is on one table, so nobody is named twice.
-        for table in by_table:
-            on_table = index.whole(table)
-            concerned = on_table if not concerned else (*concerned, *on_table)
-        matches: Sequence[Match] = ()
-        if index.conditional:
-            matches = index.match(by_table)
-            concerned = [*concerned, *(incarnation for match in matches for incarnation in match.incarnations)]
-        if self.tracker is not None:
-            self.tracker.handle_txn_fragment(commit, concerned, end, now)
-        collected = self._collected
-        for table, routed in by_table.items():
-            whole = index.whole(table)
-            if not whole:
-                continue
-            part = RoutedPart(commit, fragment.xid, routed, end)
-            for incarnation in whole:
-                if incarnation in collected:
-                    collected[incarnation].append(part)
-                else:
-                    collected[incarnation] = [part]
-        for some, changes, verdicts in matches:
-            part = RoutedPart(commit, fragment.xid, changes, end, verdicts)
-            for incarnation in some:
-                if incarnation in collected:
-                    collected[incarnation].append(part)
-                else:
-                    collected[incarnation] = [part]
+            return True
+        for table in tables:
+            run = self._runs.get(table)
+            if run is None:
+                run = self._runs[table] = WholeRun(table, relation)
+            elif run.relation is not relation:
+                run.relation = None
+            run.fragments.append(fragment)
+            run.before.append(self.last_seen_end)
         # As `_end_transaction` does; none was half-way.
+        self._is_in_run = True
         self.last_seen_commit = commit
         self.last_seen_end = end
         self._last_commit = self.last_seen_lsn = commit.value
+        return True
+
+    def _end_runs(self, now: float) -> None:
+        """
+        Register and collect what was put aside.
+        """
+        if not self._is_in_run:
+            return
+        self._is_in_run = False
+        runs, self._runs = self._runs, {}
+        index, collected = self._index, self._collected
+        debts: list[RunDebt] = []
+        for table, run in runs.items():
+            whole = index.whole(table)
+            if whole:
+                fragments = run.fragments
+                debts.append(RunDebt(whole, run.before[0], fragments[0], fragments[-1]))
+                for incarnation in whole:
+                    already = collected.get(incarnation)
+                    if already is None:
+                        collected[incarnation] = run
+                    else:
+                        self._own_list(incarnation, already).extend(run)
+            conditional = index.conditional.get(table)
+            if conditional is not None:
+                self._match_run(run, conditional, debts)
+        if self.tracker is not None:
+            self.tracker.handle_whole_txns(debts, self.last_seen_commit, self.last_seen_end, now)
+
+    def _match_run(self, run: WholeRun, conditional: ConditionIndex, debts: list[RunDebt]) -> None:
+        """
+        Find the shapes with conditions that transactions of a run concern, all at once.
+        """
+        fragments = run.fragments
+        matches = conditional.match([change for fragment in fragments for change in fragment.changes])
+        if not matches:
+            return
+        place_of = {id(change): place for place, fragment in enumerate(fragments) for change in fragment.changes}
+        # Shared by all groups that a change was found for, and so are its encodings.
+        routed_of: dict[int, RoutedChange] = {}
+        for incarnations, changes, verdicts in matches:
+            parts: list[RoutedPart] = []
+            first = newest = -1
+            routed_changes: list[RoutedChange] = []
+            known: list[int] = []
+            for change, verdict in zip(changes, verdicts, strict=True):
+                routed = routed_of.get(id(change))
+                if routed is None:
+                    routed = routed_of[id(change)] = route(change, run.table_oid)
+                place = place_of[id(change)]
+                if place == newest:
+                    routed_changes.append(routed)
+                    known.append(verdict)
+                    continue
+                if newest < 0:
+                    first = place
+                newest = place
+                routed_changes, known = [routed], [verdict]
+                fragment = fragments[place]
+                parts.append(RoutedPart(fragment.commit_lsn, fragment.xid, routed_changes, fragment.end, known))
+            debts.append(RunDebt(incarnations, run.before[first], fragments[first], fragments[newest]))
+            for incarnation in incarnations:
+                already = self._collected.get(incarnation)
+                if already is None:
+                    self._collected[incarnation] = list(parts)
+                else:
+                    self._own_list(incarnation, already).extend(parts)
+
+    def _own_list(self, incarnation: int, already: list[RoutedPart] | WholeRun) -> list[RoutedPart]:
+        """
+        Give the list of what was collected for an incarnation, apart from others' if it was shared.
+        """
+        if isinstance(already, WholeRun):
+            already = self._collected[incarnation] = list(already)
+        return already
+
+    def _collect(self, incarnation: int, part: RoutedPart) -> None:
+        already = self._collected.get(incarnation)
+        if already is None:
+            self._collected[incarnation] = [part]
+        else:
+            self._own_list(incarnation, already).append(part)
 
     def _handle_fragment(self, fragment: Fragment, now: float) -> None:
         commit = fragment.commit_lsn
         is_first = fragment.is_first
         transaction = self._open
-        if transaction is None and is_first and fragment.end is not None:
-            self._handle_whole(fragment, fragment.end, now)
-            return
         if transaction is not None and transaction.commit_lsn != commit:
             if commit < transaction.commit_lsn:
                 # Sent again from before the one that is half-way.
@@ -355,14 +438,13 @@ class ShapeLogCollector:
             self._delivery.relation_spoiled(spoiled, fragment.commit_lsn, REASON_TRUNCATE, fragment.xid)
 
         # Deliver.
-        collected = self._collected
         rest: dict[int, None] = {} if end is None else dict(concerned)
         whole = [(index.whole(table), routed, None) for table, routed in by_table.items()]
         for some, changes, verdicts in (*whole, *matches):
             part = RoutedPart(fragment.commit_lsn, fragment.xid, changes, end, verdicts)
             for incarnation in some:
                 if incarnation not in excluded:
-                    collected.setdefault(incarnation, []).append(part)
+                    self._collect(incarnation, part)
                     rest.pop(incarnation, None)
         self._collect_ends(rest, excluded, RoutedPart(fragment.commit_lsn, fragment.xid, (), end))
         if end is not None:
@@ -371,7 +453,7 @@ class ShapeLogCollector:
     def _collect_ends(self, concerned: Iterable[int], excluded: set[int], part: RoutedPart) -> None:
         for incarnation in concerned:
             if incarnation not in excluded:
-                self._collected.setdefault(incarnation, []).append(part)
+                self._collect(incarnation, part)
 
     def _sort_by_table(self, changes: list[Change]) -> tuple[dict[int, list[RoutedChange]], list[int]]:
         """
@@ -392,9 +474,7 @@ class ShapeLogCollector:
                 spoiled.update(dict.fromkeys(self._tables_around(relation.id.oid)))
                 continue
             for table in tables:
-                routed = RoutedChange(
-                    operation, relation, table, change.op_position, change.old, change.new, change.is_old_missing
-                )
+                routed = route(change, table)
                 if table in by_table:
                     by_table[table].append(routed)
                 else:

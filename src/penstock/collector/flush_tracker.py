@@ -72,9 +72,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from penstock.collector.flush_entries import Entry, GrowingKeyHeap, Mark
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn, EndLsn
+from penstock.replication.messages import Fragment
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,23 @@ class Debt:
     last_commit: CommitLsn
     progress_at: float
     flushed: EndLsn
+
+
+class RunDebt(NamedTuple):
+    """
+    What some of a run of whole transactions oblige.
+
+    Attributes:
+        incarnations: whom they concern.
+        before: where the transaction ends that came before the first of them, whoever that concerns.
+        first: the first that concerns them.
+        last: the last.
+    """
+
+    incarnations: Iterable[int]
+    before: EndLsn
+    first: Fragment
+    last: Fragment
 
 
 class FlushTracker:
@@ -254,6 +273,50 @@ class FlushTracker:
             self._open = None
             self._seen_end = end
             self._seen_commit = commit_lsn
+
+    def handle_whole_txns(self, debts: Iterable[RunDebt], commit_lsn: CommitLsn, end: EndLsn, now: float) -> None:
+        """
+        Register what a run of whole transactions obliges, before they are delivered.
+
+        The same as registering them one by one: debts of one moment share a mark, which names the first and the last.
+
+        Args:
+            debts: who is concerned by which of them; nobody is named twice.
+            commit_lsn: the last transaction of the run, whoever it concerns.
+            end: where that ends.
+            now: when.
+        """
+        assert self._open is None, self._open
+        entries = self._entries
+        for incarnations, before, earliest, latest in debts:
+            first, last = earliest.commit_lsn.value, latest.commit_lsn.value
+            assert earliest.end is not None
+            assert latest.end is not None
+            assert first > self._seen_commit.value, (self._seen_commit, first)
+            first_end, ends_at = earliest.end.value, latest.end.value
+            for incarnation in incarnations:
+                entry = entries.get(incarnation)
+                is_new = entry is None
+                if entry is None:
+                    ahead = self._owing.get(incarnation)
+                    if ahead is not None and ahead >= ends_at:
+                        continue
+                    entry = (
+                        self._added[incarnation] if ahead is None else Entry(incarnation, max(before.value, ahead), now)
+                    )
+                entry.register(first, first_end, now)
+                if last != first:
+                    entry.register(last, ends_at, now)
+                if is_new:
+                    if incarnation in self._owing:
+                        self._enter(entry)
+                elif entry.flushed >= ends_at and incarnation not in self._unrouted:
+                    # Reported while a transaction was half-way of which the rest was lost.
+                    del entries[incarnation]
+                    self._end(entry)
+        assert end.value > self._seen_end.value, (self._seen_end, end)
+        self._seen_end = end
+        self._seen_commit = commit_lsn
 
     def handle_txn_void(self) -> None:
         """

@@ -74,6 +74,12 @@ class RowWriter(Protocol):
         Make the message of a row that went.
         """
 
+    def transactions(self, fragments: list[Any]) -> list[tuple[int, Sequence[tuple[int, bytes]]]] | None:
+        """
+        Make the messages of whole transactions (`replication.messages.Fragment`), the last of each marked: those that
+        have any, with their commit LSN. None when a change has to be looked at by itself.
+        """
+
 
 class Core(Protocol):
     """

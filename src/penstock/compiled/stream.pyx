@@ -19,11 +19,15 @@ needed and is given back when it has become large; the interpreter's lock guards
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.type cimport PyType_GenericAlloc
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
 from penstock.errors import DecodeError
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(PyTypeObject *kind, Py_ssize_t count)
 
 DEF TEXT = 116  # t
 DEF NOTHING = 110  # n
@@ -310,7 +314,7 @@ cdef inline object _position(object kind, uint64_t value):
     """
     Make a position of this class without its constructor, which looks whether the number has 64 bits.
     """
-    made = PyType_GenericAlloc(kind, 0)
+    made = PyType_GenericAlloc(<PyTypeObject *>kind, 0)
     made.value = value
     return made
 
@@ -348,10 +352,14 @@ cdef class FrameLoop:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(frames)
         cdef Py_ssize_t at = 0, end, fragment_at = 0, length
         cdef dict tables = assembler._tables
+        # What is state of the assembler is kept here meanwhile, and told it before it is asked for anything.
         cdef list changes = assembler._changes
         cdef long long position = assembler._position
-        cdef bint is_inside = assembler._commit_lsn is not None
-        cdef uint64_t commit = assembler._commit_lsn.value if is_inside else 0
+        commit_lsn = assembler._commit_lsn
+        cdef bint is_inside = commit_lsn is not None
+        cdef bint is_first = assembler._is_first
+        cdef uint64_t commit = commit_lsn.value if is_inside else 0
+        cdef uint32_t xid = assembler._xid
         cdef uint8_t kind
         cdef uint32_t oid
         cdef RowDecoder table
@@ -389,8 +397,9 @@ cdef class FrameLoop:
                 position += POSITION_STEP
                 at = end
                 if end - fragment_at > self.fragment_bytes_max:
-                    assembler._position = position
+                    self.tell(assembler, commit_lsn, xid, is_first, changes, position)
                     assembler._close_fragment(events)
+                    is_first = assembler._is_first
                     changes = assembler._changes
                     fragment_at = end
             elif kind == 66:  # B
@@ -398,10 +407,10 @@ cdef class FrameLoop:
                     raise DecodeError("a transaction begins inside another one, or its Begin message is malformed")
                 is_inside = True
                 commit = _u64(data + at + KIND_AT + 1)
-                assembler._commit_lsn = _position(self.commit_lsn, commit)
-                assembler._xid = _u32(data + at + KIND_AT + 17)
-                assembler._is_first = True
-                assembler._changes = changes = []
+                commit_lsn = _position(self.commit_lsn, commit)
+                xid = _u32(data + at + KIND_AT + 17)
+                is_first = True
+                changes = []
                 position = 0
                 at = fragment_at = end
             elif kind == 67:  # C
@@ -411,26 +420,27 @@ cdef class FrameLoop:
                     raise DecodeError("a transaction ends that is not the one that began")
                 events.append(
                     self.fragment(
-                        assembler._commit_lsn,
-                        assembler._xid,
+                        commit_lsn,
+                        xid,
                         changes,
-                        assembler._is_first,
+                        is_first,
                         _position(self.end_lsn, _u64(data + at + KIND_AT + 10)),
                     )
                 )
                 is_inside = False
-                assembler._commit_lsn = None
-                assembler._changes = changes = []
+                commit_lsn = None
+                changes = []
                 at = end
             elif kind == 82:  # R
-                assembler._position = position
+                self.tell(assembler, commit_lsn, xid, is_first, changes, position)
                 assembler._describe(frames[at + KIND_AT : end], events)
+                is_first = assembler._is_first
                 if assembler._changes is not changes:
                     changes = assembler._changes
                     fragment_at = end
                 at = end
             elif kind == 84:  # T
-                assembler._position = position
+                self.tell(assembler, commit_lsn, xid, is_first, changes, position)
                 assembler._truncate(frames[at + KIND_AT : end])
                 position = assembler._position
                 at = end
@@ -438,8 +448,21 @@ cdef class FrameLoop:
                 at = end
             else:
                 raise DecodeError(f"not a message of pgoutput: it begins with {bytes((kind,))!r}")
-        assembler._position = position
+        self.tell(assembler, commit_lsn, xid, is_first, changes, position)
         assembler._close_fragment(events)
+
+    cdef int tell(
+        self, assembler, commit_lsn, uint32_t xid, bint is_first, list changes, long long position
+    ) except -1:
+        """
+        Put the state where the assembler has it.
+        """
+        assembler._commit_lsn = commit_lsn
+        assembler._xid = xid
+        assembler._is_first = is_first
+        assembler._changes = changes
+        assembler._position = position
+        return 0
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -571,13 +594,34 @@ cdef bytes _take():
     """
     Give what was written, and begin anew.
     """
-    global _filled, _buffer, _capacity
+    global _filled
     made = PyBytes_FromStringAndSize(<const char *>_buffer, _filled)
     _filled = 0
+    _give_back()
+    return made
+
+
+cdef void _give_back() noexcept:
+    """
+    Free the buffer if it has become large.
+    """
+    global _buffer, _capacity
     if _capacity > KEPT_BYTES_MAX:
         PyMem_Free(_buffer)
         _buffer = NULL
         _capacity = 0
+
+
+cdef struct End:
+    # What ends the headers of the messages of one transaction.
+    const char *text
+    Py_ssize_t size
+
+
+cdef inline End _end_of(bytes end) noexcept:
+    cdef End made
+    made.text = PyBytes_AS_STRING(end)
+    made.size = PyBytes_GET_SIZE(end)
     return made
 
 
@@ -714,48 +758,35 @@ cdef class RowWriter:
         return 0
 
     cdef int put_start(self, StreamRow row) except -1:
-        global _filled
-        _filled = 0
         _put(<const char *>b'{"key":"', 8)
         self.put_key(row)
         return _put(<const char *>b'","value":{', 11)
 
-    cdef int put_end(self, bytes end, long long op) except -1:
-        _put_bytes(end)
+    cdef int put_end(self, End *end, long long op) except -1:
+        _put(end.text, end.size)
         _put_number(op)
         return _put(<const char *>b"}}", 2)
 
-    def insert(self, row, bytes end not None, long long op):
-        """
-        Make the message of a row that came.
-        """
-        cdef StreamRow new = self.check(row)
+    cdef int put_insert(self, StreamRow new, End *end, long long op) except -1:
         self.put_start(new)
         self.selected.put_all(new)
         _put(<const char *>b"}", 1)
         _put_bytes(self.insert_headers)
-        self.put_end(end, op)
-        return ((op, _take()),)
+        return self.put_end(end, op)
 
-    def delete(self, row, bytes end not None, long long op):
-        """
-        Make the message of a row that went.
-        """
-        cdef StreamRow old = self.check(row)
+    cdef int put_delete(self, StreamRow old, End *end, long long op) except -1:
         self.put_start(old)
         (self.selected if self.is_full else self.keys).put_all(old)
         _put(<const char *>b"}", 1)
         _put_bytes(self.delete_headers)
-        self.put_end(end, op)
-        return ((op, _take()),)
+        return self.put_end(end, op)
 
-    def update(self, old, new, bytes end not None, long long op):
+    cdef bint put_update(self, StreamRow before, StreamRow after, End *end, long long op) except -1:
         """
-        Make the messages of a row that changed: none, one, or two when its key changed.
+        Write the message of an update that leaves the key as it is; tell whether there is anything to say.
         """
-        cdef StreamRow before = self.check(old), after = self.check(new)
-        if not self.keys.is_same(before, after):
-            return self.change_key(before, after, end, op)
+        global _filled
+        cdef Py_ssize_t start = _filled, changed
         self.put_start(after)
         if self.is_full:
             self.selected.put_all(after)
@@ -765,13 +796,17 @@ cdef class RowWriter:
             self.keys.put_all(after)
             changed = self.others.put_changed(before, after, after, True)
         if not changed:
-            return ()
+            _filled = start
+            return False
         _put(<const char *>b"}", 1)
         _put_bytes(self.update_headers)
         self.put_end(end, op)
-        return ((op, _take()),)
+        return True
 
-    cdef tuple change_key(self, StreamRow old, StreamRow new, bytes end, long long op):
+    cdef int put_gone(self, StreamRow old, StreamRow new, End *end, long long op) except -1:
+        """
+        Write the first message of a changed key.
+        """
         self.put_start(old)
         (self.selected if self.is_full else self.keys).put_all(old)
         _put(<const char *>b"}", 1)
@@ -779,8 +814,12 @@ cdef class RowWriter:
         _put(<const char *>b',"key_change_to":"', 18)
         self.put_key(new)
         _put(<const char *>b'"', 1)
-        self.put_end(end, op)
-        gone = _take()
+        return self.put_end(end, op)
+
+    cdef int put_come(self, StreamRow old, StreamRow new, End *end, long long op) except -1:
+        """
+        Write the second.
+        """
         self.put_start(new)
         self.selected.put_all(new)
         _put(<const char *>b"}", 1)
@@ -788,5 +827,114 @@ cdef class RowWriter:
         _put(<const char *>b',"key_change_from":"', 20)
         self.put_key(old)
         _put(<const char *>b'"', 1)
-        self.put_end(end, op + 1)
+        return self.put_end(end, op + 1)
+
+    def insert(self, row, bytes end not None, long long op):
+        """
+        Make the message of a row that came.
+        """
+        global _filled
+        cdef End tail = _end_of(end)
+        _filled = 0
+        self.put_insert(self.check(row), &tail, op)
+        return ((op, _take()),)
+
+    def delete(self, row, bytes end not None, long long op):
+        """
+        Make the message of a row that went.
+        """
+        global _filled
+        cdef End tail = _end_of(end)
+        _filled = 0
+        self.put_delete(self.check(row), &tail, op)
+        return ((op, _take()),)
+
+    def update(self, old, new, bytes end not None, long long op):
+        """
+        Make the messages of a row that changed: none, one, or two when its key changed.
+        """
+        global _filled
+        cdef StreamRow before = self.check(old), after = self.check(new)
+        cdef End tail = _end_of(end)
+        _filled = 0
+        if self.keys.is_same(before, after):
+            return ((op, _take()),) if self.put_update(before, after, &tail, op) else ()
+        self.put_gone(before, after, &tail, op)
+        gone = _take()
+        self.put_come(before, after, &tail, op)
         return ((op, gone), (op + 1, _take()))
+
+    def transactions(self, list fragments not None):
+        """
+        Make the messages of whole transactions, the last of each marked; see `wire.rows.RowEncoder.transactions`.
+        """
+        global _filled
+        cdef list made = [], plain, changes
+        cdef StreamRow before, after
+        cdef char[96] text
+        cdef End end
+        cdef long long op, pending_op
+        # The newest message waits in the buffer until it is known whether it is the last; -1 for none.
+        cdef Py_ssize_t pending, past
+        end.text = text
+        for fragment in fragments:
+            commit = fragment.commit_lsn.value
+            end.size = snprintf(
+                text, sizeof(text), b',"txids":[%u],"lsn":"%llu","op_position":',
+                <unsigned int>fragment.xid, <unsigned long long>commit,
+            )
+            changes = fragment.changes
+            plain = None
+            pending = -1
+            pending_op = 0
+            _filled = 0
+            for change in changes:
+                if change.is_old_missing:
+                    return None
+                op = change.op_position
+                old, new = change.old, change.new
+                past = _filled
+                if old is None:
+                    if new is None:
+                        return None
+                    self.put_insert(self.check(new), &end, op)
+                elif new is None:
+                    self.put_delete(self.check(old), &end, op)
+                else:
+                    before, after = self.check(old), self.check(new)
+                    if self.keys.is_same(before, after):
+                        if not self.put_update(before, after, &end, op):
+                            continue
+                    else:
+                        self.put_gone(before, after, &end, op)
+                        plain = _append(plain, pending, past, pending_op)
+                        pending, pending_op, past = past, op, _filled
+                        self.put_come(before, after, &end, op)
+                        op += 1
+                plain = _append(plain, pending, past, pending_op)
+                pending, pending_op = past, op
+            if pending < 0:
+                continue
+            _filled -= 2
+            _put(<const char *>b',"last":true}}', 14)
+            last = (pending_op, PyBytes_FromStringAndSize(<const char *>_buffer + pending, _filled - pending))
+            if plain is None:
+                made.append((commit, (last,)))
+            else:
+                plain.append(last)
+                made.append((commit, plain))
+        _filled = 0
+        _give_back()
+        return made
+
+
+cdef list _append(list plain, Py_ssize_t pending, Py_ssize_t past, long long op):
+    """
+    Add the message that waits in the buffer, if one does: another came behind it.
+    """
+    if pending < 0:
+        return plain
+    if plain is None:
+        plain = []
+    plain.append((op, PyBytes_FromStringAndSize(<const char *>_buffer + pending, past - pending)))
+    return plain

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
-from penstock.collector.abc import RoutedPart
+from penstock.collector.abc import RoutedPart, WholeRun
 from penstock.consumers.abc import ShapeLog
 from penstock.consumers.handler import ShapeHandler
 from penstock.consumers.limits import ConsumerLimits
@@ -193,6 +193,8 @@ class Consumer:
         log, handler = self.log, self._handler
         assert log is not None
         assert handler is not None
+        if isinstance(parts, WholeRun) and self._take_run(parts, log, handler):
+            return None
         done = self.done.value
         # Transactions that came in one part each: converted one by one, handed to the log together.
         whole: list[tuple[int, Sequence[Element]]] = []
@@ -236,6 +238,24 @@ class Consumer:
             if last is not None:
                 self._commit_whole(log, whole, last)
         return None
+
+    def _take_run(self, run: WholeRun, log: ShapeLog, handler: ShapeHandler) -> bool:
+        """
+        Take whole transactions at once; tells whether it did, and otherwise did nothing.
+        """
+        # A handler of another kind (tests have some) wants to see each part.
+        if self._open or type(handler) is not ShapeHandler or run.fragments[0].commit_lsn <= self.done:
+            return False
+        made = handler.handle_run(run)
+        if made is None:
+            return False
+        newest = run.fragments[-1]
+        assert newest.end is not None
+        self.current = newest.commit_lsn.value
+        log.append_whole(made, newest.commit_lsn, newest.end)
+        self.done = newest.commit_lsn
+        self.done_end = newest.end
+        return True
 
     def _commit_whole(self, log: ShapeLog, whole: Sequence[tuple[int, Sequence[Element]]], last: RoutedPart) -> None:
         """

@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from penstock.collector.abc import RoutedPart
-from penstock.consumers.projection import Element, Projection, Rotate, Shared
+from penstock.collector.abc import RoutedPart, WholeRun
+from penstock.consumers.projection import Element, Projection, Rotate, Shared, Transactions
 from penstock.consumers.visibility import is_kept
 from penstock.postgres.lsn import CommitLsn
 from penstock.postgres.snapshot import SnapshotBounds
@@ -84,6 +84,17 @@ class ShapeHandler:
             return self._end()
         self._held = None
         return [held, *converted]
+
+    def handle_run(self, run: WholeRun) -> Transactions | None:
+        """
+        Convert whole transactions at once.
+
+        Returns:
+            None when they are to be handled part by part, as some of them need a closer look.
+        """
+        if self._held is not None or run.fragments[0].commit_lsn.value < self._horizon:
+            return None
+        return self._projection.convert_run(run)
 
     def _end(self) -> Sequence[Element]:
         if self._held is None:

@@ -29,15 +29,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
-from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange, RoutedPart
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange, RoutedPart, WholeRun
 from penstock.consumers.schema_check import check_description
 from penstock.errors import ShapeError
 from penstock.postgres.relation import RelationDescription
-from penstock.replication.messages import Operation
+from penstock.replication.messages import Change, Operation
 from penstock.shapes.condition import Condition, condition_of
 from penstock.shapes.definition import LogMode, Replica, ShapeDefinition
 from penstock.where.template import Includes
@@ -65,6 +65,11 @@ Shared: TypeAlias = dict[tuple[int, "Projection"], Sequence[Element] | Rotate]
 """
 What lists of changes became, by identity of list and projection. Valid only while the lists are alive: for one delivery.
 """
+
+Transactions: TypeAlias = Sequence[tuple[int, Sequence[Element]]]
+"""Whole transactions that have elements: commit LSN and elements of each, in commit order."""
+
+_NOT_TOGETHER: Final = object()
 
 _INCLUDES_BOTH: Final = INCLUDES_NEW | INCLUDES_OLD
 
@@ -132,6 +137,44 @@ class Projection:
             plain += elements
         return plain if part.end is None else _mark(plain)
 
+    def convert_run(self, run: WholeRun) -> Transactions | None:
+        """
+        Make the elements of whole transactions, each with its commit LSN, without those that have none.
+
+        Returns:
+            None when one of them is out of the ordinary; then they are to be converted one by one.
+        """
+        known = run.encoded.get(self)
+        if known is not None:
+            return cast("Transactions", known) if known is not _NOT_TOGETHER else None
+        made = self._convert_run(run)
+        run.encoded[self] = _NOT_TOGETHER if made is None else made
+        return made
+
+    def _convert_run(self, run: WholeRun) -> Transactions | None:
+        relation = run.relation
+        if relation is None:
+            return None
+        encoder = self._encoder_for(relation)
+        if isinstance(encoder, Rotate):
+            return None
+        if encoder.transactions is not None:
+            return encoder.transactions(run.fragments)
+        made: list[tuple[int, Sequence[Element]]] = []
+        for fragment in run.fragments:
+            commit = fragment.commit_lsn.value
+            end = headers_end(fragment.xid, commit)
+            plain: list[Element] = []
+            for change in fragment.changes:
+                if change.is_old_missing:
+                    return None
+                elements = self._encode(change, end)
+                assert not isinstance(elements, Rotate)
+                plain += elements
+            if plain:
+                made.append((commit, _mark(plain)))
+        return made
+
     def kept(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
         """
         Make the elements of a change whose rows all are in the shape.
@@ -175,7 +218,7 @@ class Projection:
     def _encoder_for(self, relation: RelationDescription) -> RowEncoder | Rotate:
         return self._encoder if relation is self._relation else self._take_description(relation)
 
-    def _encode(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+    def _encode(self, change: RoutedChange | Change, end: bytes) -> Elements | Rotate:
         if change.operation is Operation.TRUNCATE:
             return _TRUNCATED
         if change.is_old_missing:

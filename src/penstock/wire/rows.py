@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from penstock.compiled.choice import Column, Core, core
 from penstock.errors import ShapeError
@@ -77,11 +77,15 @@ class RowEncoder:
         insert: from the new row; always one message.
         update: from the old and the new row; none, one or two messages.
         delete: from the old row; always one message.
+        transactions: from fragments that are whole transactions, of which all changes are of the described table: commit LSN and messages of each
+            that has any, the last one marked; None when one of the changes has to be looked at by itself. Only of the
+            compiled core.
     """
 
     insert: Callable[[Row, bytes, int], Elements]
     update: Callable[[Row, Row, bytes, int], Elements]
     delete: Callable[[Row, bytes, int], Elements]
+    transactions: Callable[[list[Any]], list[tuple[int, Sequence[tuple[int, bytes]]]] | None] | None = None
 
 
 def _key_part(value: bytes | None) -> bytes:
@@ -317,7 +321,7 @@ class _Writer:
             self._places([name for name in form.selected if name not in key_set]),
             form.is_full,
         )
-        return RowEncoder(insert=made.insert, update=made.update, delete=made.delete)
+        return RowEncoder(insert=made.insert, update=made.update, delete=made.delete, transactions=made.transactions)
 
     def _places(self, names: Sequence[str]) -> list[Column]:
         """

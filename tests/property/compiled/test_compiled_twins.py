@@ -14,7 +14,7 @@ from penstock.errors import DecodeError
 from penstock.postgres.relation import StreamColumn
 from penstock.replication.messages import Fragment, Operation, StreamEvent
 from penstock.replication.transactions import TransactionAssembler
-from penstock.wire.messages import headers_end
+from penstock.wire.messages import headers_end, mark_last
 from penstock.wire.rows import Elements, RowForm, compile_encoder
 from stream_strategies import DESCRIPTIONS, TABLES, cuts, damaged, streams
 
@@ -57,7 +57,9 @@ def encode(events: list[StreamEvent], forms: dict[int, RowForm], *, is_compiled:
     Make the messages of all changes that have what an encoder needs.
     """
     with using(is_compiled):
-        encoders = {each.id.oid: compile_encoder(each.columns, forms[each.id.oid]) for each in TABLES}
+        encoders = {
+            each.id.oid: compile_encoder(each.columns, forms[each.id.oid]) for each in TABLES if each.id.oid in forms
+        }
     made = []
     for event in events:
         if not isinstance(event, Fragment):
@@ -93,6 +95,37 @@ def test_both_cores_write_the_same(drawn: st.DataObject) -> None:
     assert encode(read, forms, is_compiled=True) == expected
     assert encode(read_plainly, forms, is_compiled=True) == expected
     assert encode(read, forms, is_compiled=False) == expected
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_whole_transactions_are_written_as_their_changes_are(drawn: st.DataObject) -> None:
+    """
+    What is made of transactions at once is what is made of their changes one by one, with the last of each marked.
+    """
+    payloads = [payload for payload in drawn.draw(streams()) if payload[:1] == b"w"]
+    is_full = drawn.draw(st.booleans())
+    events = assemble([frames(payloads)], is_compiled=True)
+    whole = [each for each in events if isinstance(each, Fragment) and each.is_first and each.end is not None]
+    for table in TABLES:
+        names = tuple(column.name for column in table.columns)
+        form = RowForm("public", table.id.name, names[:1], names, is_full)
+        encoder = compile_encoder(table.columns, form)
+        assert encoder.transactions is not None
+        own = [each for each in whole if all(change.relation.id.oid == table.id.oid for change in each.changes)]
+        usable = [
+            each
+            for each in own
+            if not any(change.is_old_missing or change.operation is Operation.TRUNCATE for change in each.changes)
+        ]
+        expected = []
+        for each in usable:
+            made = [element for some in encode([each], {table.id.oid: form}, is_compiled=False) for element in some]
+            if made:
+                expected.append((each.commit_lsn.value, [*made[:-1], (made[-1][0], mark_last(made[-1][1]))]))
+        assert [(commit, list(made)) for commit, made in encoder.transactions(usable) or ()] == expected
+        if len(usable) < len(own):
+            assert encoder.transactions(own) is None
 
 
 @settings(max_examples=400)

@@ -20,7 +20,7 @@ from explorer_kit import TABLE_A, TABLE_B, Budget, Explorer, Found, Parts, Scena
 from penstock.collector.abc import RoutedPart
 from penstock.collector.collector import ShapeLogCollector
 from penstock.collector.flush_entries import Entry
-from penstock.collector.flush_tracker import Debt, FlushTracker
+from penstock.collector.flush_tracker import Debt, FlushTracker, RunDebt
 from penstock.consumers.entries import ShapeEntry
 from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.settling import Settler
@@ -129,10 +129,13 @@ class _Later:
     """
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def handle_txn_fragment(self, *args: object) -> None:
-        self.calls.append(args)
+        self.calls.append(("handle_txn_fragment", args))
+
+    def handle_whole_txns(self, *args: object) -> None:
+        self.calls.append(("handle_whole_txns", args))
 
 
 class RegistersAfterDelivery(ShapeLogCollector):
@@ -144,8 +147,8 @@ class RegistersAfterDelivery(ShapeLogCollector):
             super().handle(events, now)
         finally:
             self.tracker = tracker  # type: ignore[misc]
-        for call in later.calls:
-            tracker.handle_txn_fragment(*call)
+        for name, args in later.calls:
+            getattr(tracker, name)(*args)
 
 
 class RegistersAtCommitOnly(FlushTracker):
@@ -179,6 +182,14 @@ class ActivityIsProgress(FlushTracker):
     ) -> None:
         names = list(incarnations)
         super().handle_txn_fragment(commit_lsn, names, end, now)
+        self._progressed(names, now)
+
+    def handle_whole_txns(self, debts: Iterable[RunDebt], commit_lsn: CommitLsn, end: EndLsn, now: float) -> None:
+        owed = list(debts)
+        super().handle_whole_txns(owed, commit_lsn, end, now)
+        self._progressed([incarnation for debt in owed for incarnation in debt.incarnations], now)
+
+    def _progressed(self, names: Iterable[int], now: float) -> None:
         for incarnation in names:
             entry: Entry | None = self._entries.get(incarnation)
             if entry is not None:

@@ -39,13 +39,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import product
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange
 from penstock.collector.filter.bound import ANY_ARRAY, Bound, Probe, ProbeColumn
 from penstock.collector.filter.buckets import Everywhere, Group, Groups, Question, add_to, count_at, remove_from
 from penstock.postgres.relation import RelationDescription
-from penstock.replication.messages import Row
+from penstock.replication.messages import Change, Row
 from penstock.shapes.condition import DESCRIPTIONS_COUNT_MAX, Condition
 from penstock.where.clause import Clause, index_plan, question_of
 from penstock.where.family import Family, Member
@@ -56,7 +56,10 @@ KEYS_COUNT_MAX: Final = 256
 """Places that one branch takes in a probe of several columns; one that would take more is found by one column alone."""
 
 
-class Match(NamedTuple):
+_Change = TypeVar("_Change", Change, RoutedChange)
+
+
+class Match(NamedTuple, Generic[_Change]):
     """
     Shapes with the same condition, and the changes that may concern them.
 
@@ -67,7 +70,7 @@ class Match(NamedTuple):
     """
 
     incarnations: Sequence[int]
-    changes: Sequence[RoutedChange]
+    changes: Sequence[_Change]
     verdicts: Sequence[int]
 
 
@@ -81,7 +84,7 @@ class _Path(NamedTuple):
     is_whole: bool
 
 
-_Found: TypeAlias = dict[Group, tuple[list[RoutedChange], list[int]]]
+_Found: TypeAlias = dict[Group, tuple[list[_Change], list[int]]]
 
 
 class ConditionIndex:
@@ -263,11 +266,11 @@ class ConditionIndex:
 
     # --- looking up --------------------------------------------------------------------------------------------------
 
-    def match(self, changes: Iterable[RoutedChange]) -> list[Match]:
+    def match(self, changes: Iterable[_Change]) -> list[Match[_Change]]:
         """
         Find the shapes that each change may concern; gives, for each group of them, its changes in their order.
         """
-        found: _Found = {}
+        found: _Found[_Change] = {}
         bound: Bound | None = None
         for change in changes:
             relation = change.relation
@@ -283,7 +286,7 @@ class ConditionIndex:
         return [Match(group.sequence, *chosen) for group, chosen in found.items()]
 
     @staticmethod
-    def _match_one(found: _Found, change: RoutedChange, bound: Bound) -> None:
+    def _match_one(found: _Found[_Change], change: _Change, bound: Bound) -> None:
         hits: Groups = {}
         lost: Groups = {}
         new = change.new
@@ -302,7 +305,7 @@ class ConditionIndex:
             _note(found, group, change, verdict if group.is_proved else UNKNOWN)
 
     @staticmethod
-    def _match_both(found: _Found, change: RoutedChange, old: Row, new: Row, bound: Bound) -> None:
+    def _match_both(found: _Found[_Change], change: _Change, old: Row, new: Row, bound: Bound) -> None:
         before: Groups = {}
         after: Groups = {}
         lost: Groups = {}
@@ -346,7 +349,7 @@ class ConditionIndex:
         return bound
 
 
-def _note(found: _Found, group: Group, change: RoutedChange, verdict: int) -> None:
+def _note(found: _Found[_Change], group: Group, change: _Change, verdict: int) -> None:
     here = found.get(group)
     if here is None:
         found[group] = ([change], [verdict])

@@ -136,13 +136,13 @@ class FilterIndex:
             shapes.whole_sequence = tuple(shapes.whole)
         return shapes.whole_sequence
 
-    def match(self, by_table: Mapping[int, Sequence[RoutedChange]]) -> list[Match]:
+    def match(self, by_table: Mapping[int, Sequence[RoutedChange]]) -> list[Match[RoutedChange]]:
         """
         Find the incarnations with a condition that changes may concern, each with the changes for it.
 
         Nobody is named twice; the changes are in their order.
         """
-        found: list[Match] = []
+        found: list[Match[RoutedChange]] = []
         for table_oid, changes in by_table.items():
             conditional = self.conditional.get(table_oid)
             if conditional is not None:
