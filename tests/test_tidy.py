@@ -70,6 +70,7 @@ SHELL: Final = {
     "database.watch",
     "liveness.black_box",
     "liveness.board",
+    "django",
     "models.django",
     "relay.disk",
     "relay.log",

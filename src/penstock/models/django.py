@@ -427,8 +427,9 @@ class _Reader:
         if sign is None:
             raise _refuse(f"the operator {node.connector}", "use + - * / % and comparisons")
         both = Operation(sign, (self.read(node.lhs), self.read(node.rhs)))
+        left: Any = node.lhs
         is_of_days = isinstance(node, expressions.TemporalSubtraction) and (
-            node.lhs.output_field.get_internal_type() == "DateField"
+            left.output_field.get_internal_type() == "DateField"
         )
         # Days between dates are a number for Postgres, and a length of time for Django.
         return Operation("*", (Value("1 day", "interval"), both)) if is_of_days else both

@@ -551,7 +551,8 @@ def write_bound(value: Any, type_: types.TypeEngine[Any]) -> Expression:
         return Value(text, None)
     if natural in _EXACT_TYPES or name is None or (name.endswith("[]") and not natural.endswith("[]")):
         return Value(text, natural)
-    return Value(text, name)
+    # Texts are sent as VARCHAR, beside which a CHAR(n) is compared without its padding.
+    return Value(text, "varchar" if name == "bpchar" else name)
 
 
 def type_of(type_: types.TypeEngine[Any]) -> tuple[str | None, str, tuple[str, ...]]:

@@ -1,0 +1,3 @@
+"""
+An app of Django with one model.
+"""
