@@ -47,13 +47,6 @@ class SettlePlan:
         """
         return list(self._resting)
 
-    @property
-    def in_flight_count(self) -> int:
-        """
-        How many shapes are being settled.
-        """
-        return len(self._in_flight)
-
     def is_noted(self, incarnation: int) -> bool:
         """
         Tell whether a shape has something to settle, or is being settled.

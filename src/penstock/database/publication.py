@@ -232,6 +232,9 @@ class PublicationTables:
             return
         rows = await self._pool.query(LISTED_TABLES, [self.name])
         now = asyncio.get_running_loop().time()
+        # Who asked for a table that has no shape now need not be remembered for longer than it is a reason to wait.
+        for oid in [oid for oid, asked_at in self._asked_at.items() if asked_at + _RECENT_S <= now]:
+            del self._asked_at[oid]
         for oid in [int(row[0]) for row in rows if row[0] is not None]:
             is_recent = now < self._asked_at.get(oid, now - 2 * _RECENT_S) + _RECENT_S
             if oid not in wanted and oid not in self._works and not is_recent:

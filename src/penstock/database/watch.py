@@ -182,6 +182,9 @@ class CatalogWatch:
         now = asyncio.get_running_loop().time()
         if now < self._repaired_at.get(oid, now):
             return
+        # What is due again says no more than nothing would, and its table may be gone.
+        for each in [each for each, due in self._repaired_at.items() if due <= now]:
+            del self._repaired_at[each]
         self._repaired_at[oid] = now + self._repair_interval_s
         table = await self._inspector.find_by_oid(oid)
         if table is not None:

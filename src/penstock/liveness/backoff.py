@@ -108,6 +108,8 @@ class ShedBackoff:
     def remember(self, key: bytes, reason: str, ages_s: Sequence[float], now: float) -> None:
         """
         Take back what was known before a restart: how long ago, at this moment, each time was, oldest first.
+
+        Whoever was given up longest ago is remembered first.
         """
         history = self._histories[key] = _History()
         # A clock that was set back must not make a rest longer than it was.
@@ -159,5 +161,16 @@ class ShedBackoff:
         """
         List the definitions that rest.
         """
-        found = {key: self.find_rest(key, now) for key in list(self._histories)}
+        # The last of the order were given up last, and nobody rests for longer than the longest time.
+        while self._histories:
+            key, history = next(iter(self._histories.items()))
+            if history.times and history.times[-1] > now - HOUR_S:
+                break
+            self._forget(key)
+        recent: list[bytes] = []
+        for key, history in reversed(self._histories.items()):
+            if not history.times or history.times[-1] + self._limits.rest_s_max <= now:
+                break
+            recent.append(key)
+        found = {key: self.find_rest(key, now) for key in reversed(recent)}
         return {key: rest for key, rest in found.items() if rest is not None}

@@ -19,7 +19,8 @@ from penstock.errors import PenstockError, Policy
 
 _log: Final = structlog.get_logger(__name__)
 
-_ROOT: Final = "root"
+_ANCESTORS: Final = "root"
+"""Recorded under this name since there was but one table above a relation; stores that have it are to stay readable."""
 _BARRIER: Final = "barrier"
 _FORM: Final = "form"
 RETRY_S: Final = 0.5
@@ -49,7 +50,9 @@ class RecordedFacts:
         """
         Take over what was recorded before.
         """
-        self._ancestors = {int(key): _read(int(key), value) for (kind, key), value in facts.items() if kind == _ROOT}
+        self._ancestors = {
+            int(key): _read(int(key), value) for (kind, key), value in facts.items() if kind == _ANCESTORS
+        }
         self._forms = {int(key): value.decode() for (kind, key), value in facts.items() if kind == _FORM and value}
         self._memberships = {int(k): int(v) for (kind, k), v in facts.items() if kind == _BARRIER and v}
 
@@ -85,7 +88,7 @@ class RecordedFacts:
                 await self.welcome(relation_oid, {*ancestors, *(known or ())})
                 # The relation itself stands for "nothing above it".
                 text = ",".join(map(str, ancestors or (relation_oid,)))
-                await self._control.record_fact(_ROOT, str(relation_oid), text.encode())
+                await self._control.record_fact(_ANCESTORS, str(relation_oid), text.encode())
             except PenstockError as error:
                 if error.policy is Policy.STOP:
                     raise

@@ -109,7 +109,7 @@ class Casualties:
         Take back what was known before a restart.
         """
         now, now_unix = self._clock(), self._unix_s()
-        for shed in sheds:
+        for shed in sorted(sheds, key=lambda shed: max(shed.times, default=0.0)):
             self.backoff.remember(shed.definition, shed.reason, [now_unix - at for at in shed.times], now)
             self.names[shed.definition] = shed.name
 

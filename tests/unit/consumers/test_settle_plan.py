@@ -117,5 +117,5 @@ def test_a_shape_that_is_gone_leaves_nothing_behind() -> None:
     due.finish(1, 300)
     due.postpone(1, until=1.0, now=0.0)
     due.forget(2)
-    assert (due.total_bytes, len(due), due.in_flight_count, due.resting) == (0, 0, 0, [])
+    assert (due.total_bytes, len(due), due.resting) == (0, 0, [])
     assert due.take_due(99.0, 10) == []

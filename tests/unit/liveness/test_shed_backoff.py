@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.liveness.backoff import DEFINITIONS_MAX, HOUR_S, ShedBackoff
+from penstock.liveness.backoff import DEFINITIONS_MAX, HOUR_S, BackoffLimits, ShedBackoff
 
 KEY = b"a definition"
 
@@ -125,3 +125,19 @@ def test_a_definition_that_always_fails_is_tried_ever_less_often(pauses: list[fl
             backoff.record(KEY, "it hung", now)
     for start in attempts:
         assert sum(start <= moment < start + HOUR_S for moment in attempts) <= 5 + HOUR_S / 600
+
+
+def test_only_those_that_rest_are_listed() -> None:
+    """
+    In the order in which they were given up, without those that have rested, and what lies an hour back is forgotten.
+    """
+    backoff = ShedBackoff(BackoffLimits(rest_first_s=10.0, rest_s_max=100.0))
+    for number in range(5):
+        backoff.record(b"%d" % number, "", float(number))
+    backoff.record(b"0", "", 5.0)
+    assert list(backoff.resting(10.5)) == [b"1", b"2", b"3", b"4", b"0"]
+    assert list(backoff.resting(12.0)) == [b"3", b"4", b"0"]
+    assert list(backoff.resting(20.0)) == [b"0"]
+    backoff.take_changes()
+    assert backoff.resting(3603.5) == {}
+    assert backoff.take_changes() == dict.fromkeys([b"1", b"2", b"3"])

@@ -128,6 +128,7 @@ class EngineStatus:
             "replaced_consumer_count": registry.replaced_count,
             "resting": self._casualties.resting(),
             "accounting_defect_count": self._sweep.watch.defect_count,
+            "unknown_delivery_count": registry.unknown_count,
             "tail_bytes": self._consumers.settler.tail_bytes,
             "relay_bytes": 0 if report is None else report.relay_bytes,
             "receiver": "" if report is None else report.phase,
