@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from enum import Enum, IntEnum, IntFlag
+from enum import Enum, IntEnum
 from typing import Final, NamedTuple
 
 from penstock.errors import CorruptLogError, DecodeError, FormatVersionError
@@ -61,9 +61,9 @@ class RecordKind(IntEnum):
     """Elements of one log chunk; or none at all, when only the end of their transaction had to be recorded."""
 
 
-class _Flag(IntFlag):
-    CHUNK_END = 1
-    ALIGNED = 2
+# Plain numbers: an index may have hundreds of thousands of records, and a flag of `enum` costs as much as all the rest.
+_CHUNK_END: Final = 1
+_ALIGNED: Final = 2
 
 
 class IndexRecord(NamedTuple):
@@ -143,7 +143,7 @@ def encode_record(record: IndexRecord, ordinal: int) -> bytes:
     """
     Give the bytes of the record with this place in the index.
     """
-    flags = (_Flag.CHUNK_END if record.is_chunk_end else 0) | (_Flag.ALIGNED if record.is_aligned else 0)
+    flags = (_CHUNK_END if record.is_chunk_end else 0) | (_ALIGNED if record.is_aligned else 0)
     body = _RECORD.pack(
         record.kind,
         flags,
@@ -171,20 +171,22 @@ def decode_record(data: bytes, ordinal: int, start_byte: int = 0) -> IndexRecord
     body = data[start_byte + _CRC.size : start_byte + RECORD_BYTES]
     if len(body) < _RECORD.size or _CRC.unpack_from(data, start_byte)[0] != zlib.crc32(body):
         raise DecodeError("an index record does not verify")
-    kind, flags, _, found, data_crc, start, count, elements, *places = _RECORD.unpack(body)
-    if found != ordinal or kind not in _KINDS:
+    number, flags, _, found, data_crc, start, count, elements, first_tx, first_op, last_tx, last_op, commit, end = (
+        _RECORD.unpack(body)
+    )
+    kind = _KINDS.get(number)
+    if found != ordinal or kind is None:
         raise DecodeError("an index record stands in the wrong place")
-    first_tx, first_op, last_tx, last_op, commit, end = places
     return IndexRecord(
-        _KINDS[kind],
+        kind,
         start,
         count,
         data_crc,
         elements,
         LogOffset(first_tx, first_op),
         LogOffset(last_tx, last_op),
-        bool(flags & _Flag.CHUNK_END),
-        bool(flags & _Flag.ALIGNED),
+        flags & _CHUNK_END != 0,
+        flags & _ALIGNED != 0,
         commit,
         end,
     )
