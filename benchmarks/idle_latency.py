@@ -1,19 +1,25 @@
 """
-How long after COMMIT a live client has the change, when there is nothing else to do; against `pg_recvlogical`.
+How long after COMMIT a live client has the change, when there is nothing else to do and while thousands of transactions
+a second go into another shape; against `pg_recvlogical`.
 
 Both times begin when COMMIT has returned to the writer and end when a reader that was waiting has the row. The reader is
-this process: for Penstock with a parked long poll, for the reference at the end of a pipe.
+this process: for Penstock with a parked long poll, for the reference at the end of a pipe, through which everything else
+comes too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import select
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +30,42 @@ from benchmarks.reading import ShapeReader
 from benchmarks.reference import follow_to_pipe
 from benchmarks.report import Figure
 from benchmarks.service import Service
-from benchmarks.source import SLOT, copy_slot, insert_command
+from benchmarks.source import SLOT, TABLE, copy_slot, insert_command
 from benchmarks.suites import Setting, Suite
 from penstock.testing.postgres import ThrowawayDatabase
 
-NAME: Final = "idle-latency"
+IDLE: Final = "idle-latency"
+LOADED: Final = "loaded-latency"
+NAMES: Final = {
+    IDLE: "COMMIT to live client, nothing else to do",
+    LOADED: "the same, while 5,000 transactions a second go into another shape",
+}
 COMMITS: Final = 200
+WARM_UPS: Final = 10
+"""Commits before them that are not counted."""
+LOAD_PER_S: Final = 5_000
+_LOAD_FIRST: Final = 1_000_000
+"""Rows from this key on are the load; the shape that is waited for has those before it."""
+_LOAD: Final = f"""
+DO $$
+DECLARE
+    began timestamptz := clock_timestamp();
+    first bigint := (SELECT coalesce(max(id), 0) FROM {TABLE}) + {_LOAD_FIRST};
+    done bigint := 0;
+    next_key bigint;
+BEGIN
+    LOOP
+        WHILE done < {LOAD_PER_S} * extract(epoch FROM clock_timestamp() - began) LOOP
+            next_key := first + done;
+            {insert_command("next_key")};
+            COMMIT;
+            done := done + 1;
+        END LOOP;
+        PERFORM pg_sleep(0.002);
+    END LOOP;
+END
+$$
+"""
 _REFERENCE_SLOT: Final = "bench_latency"
 _PARKING_S: Final = 0.02
 """How long a reader gets to be parked again."""
@@ -38,30 +74,42 @@ _JITTER_S: Final = 0.02
 _WAIT_S_MAX: Final = 20.0
 
 
-def measure_idle_latency(setting: Setting) -> list[Figure]:
+def measure_latency(setting: Setting) -> list[Figure]:
     """
-    Measure the latency of both; the reference before and after the service, never while it runs.
+    Measure the latency of both, for what is wanted; the reference before and after the service, never while it runs.
     """
+    return [figure for name in NAMES if name in setting.wanted for figure in _measure(setting, name)]
+
+
+def _measure(setting: Setting, name: str) -> list[Figure]:
     database = setting.source.make_database()
+    is_loaded = name == LOADED
+    where = f"id < {_LOAD_FIRST}" if is_loaded else ""
     try:
         with (
-            tempfile.TemporaryDirectory(dir=setting.folder) as name,
+            tempfile.TemporaryDirectory(dir=setting.folder) as folder,
             database.connect() as writer,
-            Service(database.url, Path(name), single_process=setting.single_process) as service,
+            Service(database.url, Path(folder), single_process=setting.single_process) as service,
         ):
             service.wait_active()
-            with ShapeReader(service.port) as reader:
-                reader.read_all()
+            for each in ("", where):
+                with ShapeReader(service.port, each) as reader:
+                    reader.read_all()
             service.stop()
             copy_slot(database, SLOT, _REFERENCE_SLOT)
-            say(f"idle latency: {COMMITS} commits each")
-            before = _time_reference(database, writer, range(1, COMMITS // 2 + 1))
+            say(f"{name}: {COMMITS} commits each")
+            keys = iter(range(1, _LOAD_FIRST))
+            half = COMMITS // 2
+            before = _time_reference(
+                database, writer, [next(keys) for _ in range(half + WARM_UPS)], is_loaded=is_loaded
+            )
             service.start()
             service.wait_active()
-            ours = _time_service(service, writer, range(COMMITS, 2 * COMMITS))
+            ours_keys = [next(keys) for _ in range(COMMITS + WARM_UPS)]
+            ours = _time_service(service, database, writer, ours_keys, where)
             peak_mib = service.usage().peak_mib
             service.stop()
-            after = _time_reference(database, writer, range(3 * COMMITS, 3 * COMMITS + COMMITS // 2))
+            after = _time_reference(database, writer, [next(keys) for _ in range(half + WARM_UPS)], is_loaded=is_loaded)
     finally:
         database.drop()
     reference = before + after
@@ -69,10 +117,11 @@ def measure_idle_latency(setting: Setting) -> list[Figure]:
     for words, part in (("p50", 0.5), ("p99", 0.99)):
         own_ms, other_ms = _percentile(ours, part) * 1e3, _percentile(reference, part) * 1e3
         say(f"  {words}: Penstock {own_ms:.2f} ms, pg_recvlogical {other_ms:.2f} ms")
+        load = f"{LOAD_PER_S:,} transactions a second beside it" if is_loaded else "idle"
         figures.append(
             Figure(
-                name=NAME,
-                scenario=f"Commit to live client, idle, {words}",
+                name=name,
+                scenario=f"Commit to live client, {load}, {words}",
                 unit="ms",
                 penstock=own_ms,
                 reference=other_ms,
@@ -84,43 +133,93 @@ def measure_idle_latency(setting: Setting) -> list[Figure]:
     return figures
 
 
-def _time_service(service: Service, writer: psycopg.Connection[Any], keys: range) -> list[float]:
+@contextmanager
+def _loading(database: ThrowawayDatabase) -> Iterator[None]:
+    """
+    Insert rows at a steady rate meanwhile, each in a transaction of its own.
+    """
+    with database.connect() as connection, database.connect() as watcher:
+        connection.execute(b"SET synchronous_commit = off")
+
+        def insert() -> None:
+            with contextlib.suppress(psycopg.errors.QueryCanceled):
+                connection.execute(_LOAD.encode())
+
+        thread = threading.Thread(target=insert, name="load")
+        before = _count(watcher)
+        began = time.perf_counter()
+        thread.start()
+        try:
+            yield
+        finally:
+            per_s = (_count(watcher) - before) / (time.perf_counter() - began)
+            connection.cancel_safe()
+            thread.join()
+            say(f"  load: {per_s:,.0f} transactions a second{' only' if per_s < 0.9 * LOAD_PER_S else ''}")
+
+
+def _count(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {TABLE}".encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _time_service(
+    service: Service, database: ThrowawayDatabase, writer: psycopg.Connection[Any], keys: list[int], where: str
+) -> list[float]:
     took = []
-    with ShapeReader(service.port) as reader:
+    with ShapeReader(service.port, where) as reader, contextlib.ExitStack() as stack:
         reply = reader.read_all()
-        for key in keys:
+        for place, key in enumerate(keys):
+            # The first finds out when the service has worked off what it has missed.
+            if place == 1 and where:
+                stack.enter_context(_loading(database))
             reader.send(offset=reply.offset, handle=reply.handle, live="true", cursor=reply.cursor)
             began = _commit(writer, key)
-            reply = reader.receive(is_counting=True)
+            row_count = 0
+            while row_count == 0:
+                reply = reader.receive(is_counting=True)
+                row_count = reply.row_count
+                if row_count == 0:
+                    reader.send(offset=reply.offset, handle=reply.handle, live="true", cursor=reply.cursor)
             took.append(time.perf_counter() - began)
-            if reply.row_count != 1:
-                raise RuntimeError(f"the live client got {reply.row_count} rows for one commit")
-    return took
+            if place > 0 and row_count != 1:
+                raise RuntimeError(f"the live client got {row_count} rows for one commit")
+    return took[WARM_UPS:]
 
 
-def _time_reference(database: ThrowawayDatabase, writer: psycopg.Connection[Any], keys: range) -> list[float]:
+def _time_reference(
+    database: ThrowawayDatabase, writer: psycopg.Connection[Any], keys: list[int], *, is_loaded: bool
+) -> list[float]:
     process = follow_to_pipe(database, _REFERENCE_SLOT)
+    took = []
     try:
-        return [_time_pipe(process, writer, key) for key in keys]
+        with contextlib.ExitStack() as stack:
+            for place, key in enumerate(keys):
+                if place == 1 and is_loaded:
+                    stack.enter_context(_loading(database))
+                took.append(_time_pipe(process, writer, key))
     finally:
         process.terminate()
         process.wait()
+    return took[WARM_UPS:]
 
 
 def _time_pipe(process: subprocess.Popen[bytes], writer: psycopg.Connection[Any], key: int) -> float:
-    assert process.stdout is not None
-    wanted = f"Event number {key}".encode()
-    began = _commit(writer, key)
+    pipe = process.stdout
+    assert pipe is not None
+    wanted = f"Event number {key}".encode() + b"t"
+    until = time.perf_counter() + _PARKING_S + random.random() * _JITTER_S
+    while (left_s := until - time.perf_counter()) > 0:
+        if select.select([pipe], [], [], left_s)[0]:
+            pipe.read(65_536)
+    began = _insert(writer, key)
     seen = b""
     while wanted not in seen:
-        if not select.select([process.stdout], [], [], _WAIT_S_MAX)[0]:
+        if not select.select([pipe], [], [], _WAIT_S_MAX)[0]:
             raise RuntimeError("pg_recvlogical does not tell the change")
-        seen += process.stdout.read(65_536)
-    took = time.perf_counter() - began
-    # The rest of the transaction, so that it is not taken for the next.
-    while select.select([process.stdout], [], [], _PARKING_S)[0]:
-        process.stdout.read(65_536)
-    return took
+        seen = seen[-len(wanted) :] + pipe.read(65_536)
+    return time.perf_counter() - began
 
 
 def _commit(writer: psycopg.Connection[Any], key: int) -> float:
@@ -128,7 +227,11 @@ def _commit(writer: psycopg.Connection[Any], key: int) -> float:
     Let the reader be parked, commit a row, and give the time at which COMMIT returned.
     """
     time.sleep(_PARKING_S + random.random() * _JITTER_S)
-    writer.execute(insert_command(key).encode())
+    return _insert(writer, key)
+
+
+def _insert(writer: psycopg.Connection[Any], key: int) -> float:
+    writer.execute(insert_command(str(key)).encode())
     return time.perf_counter()
 
 
@@ -142,4 +245,4 @@ def _percentile(values: list[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, math.ceil(part * len(ordered)) - 1)]
 
 
-SUITE: Final = Suite({NAME: "COMMIT to live client, nothing else to do"}, measure_idle_latency)
+SUITE: Final = Suite(NAMES, measure_latency)

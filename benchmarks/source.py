@@ -165,9 +165,9 @@ def insert_at_once(database: ThrowawayDatabase, first: int, count: int) -> None:
     say(f"generated in {time.monotonic() - began:.1f} s")
 
 
-def insert_command(key: int) -> str:
+def insert_command(key: str) -> str:
     """
-    Write the command that inserts one row.
+    Write the command that inserts one row; its key as SQL.
     """
     return f"INSERT INTO {TABLE} SELECT {_ROW} FROM (VALUES ({key}::bigint)) AS numbers (n)"
 
