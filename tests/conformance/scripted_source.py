@@ -27,7 +27,10 @@ from penstock.shapes.reading import (
     RemoveReply,
     RemoveRequest,
     Rotated,
+    ShapeListed,
     ShapeRequest,
+    ShapesListed,
+    ShapesQuestion,
     SubsetLoaded,
     SubsetQuestion,
     SubsetReply,
@@ -154,6 +157,25 @@ class ScriptedSource:
     async def status(self) -> dict[str, object]:
         self._check()
         return {"shapes": len(self.shapes), "holding": []}
+
+    async def list_shapes(self, question: ShapesQuestion) -> ShapesListed:
+        self._check()
+        listed = [
+            ShapeListed(
+                handle=shape.handle,
+                table=table,
+                where=None,
+                columns=None,
+                replica="default",
+                log="full",
+                state="live",
+                bytes=0,
+                last=str(shape.last),
+                read_s=None,
+            )
+            for table, shape in self.shapes.items()
+        ]
+        return ShapesListed(len(listed), listed[question.skip : question.skip + question.limit])
 
     async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
         self._check()

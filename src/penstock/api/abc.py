@@ -13,6 +13,8 @@ from penstock.shapes.reading import (
     RemoveReply,
     RemoveRequest,
     ShapeRequest,
+    ShapesListed,
+    ShapesQuestion,
     SubsetQuestion,
     SubsetReply,
     WaitReply,
@@ -58,6 +60,15 @@ class ShapeSource(Protocol):
     async def status(self) -> dict[str, object]:
         """
         Tell everything an operator may want to know, as a JSON object without row values.
+
+        Raises:
+            ConnectionLostError: the owner is away.
+        """
+        ...
+
+    async def list_shapes(self, question: ShapesQuestion) -> ShapesListed:
+        """
+        Tell which shapes there are; those that wait for them are not counted.
 
         Raises:
             ConnectionLostError: the owner is away.

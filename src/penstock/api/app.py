@@ -26,13 +26,14 @@ from penstock.api.authorisation import Authorize, Deny, restrict, restrict_shape
 from penstock.api.authorising import GRANT_KEY, Authoriser, LateError
 from penstock.api.exchange import Exchange
 from penstock.api.gate import UNAUTHORIZED, Gate
+from penstock.api.listing import read_question
 from penstock.api.openapi import openapi_document
 from penstock.api.other_requests import OtherRequests
 from penstock.api.plan import JSON_TYPE, TEXT_TYPE, Answer, Planner
 from penstock.api.settings import ApiSettings
 from penstock.api.shape_route import Events, ShapeRoute, World
 from penstock.errors import ConnectionLostError
-from penstock.shapes.reading import Health, ShapeRequest, ShapeRule
+from penstock.shapes.reading import Health, ShapeRequest, ShapeRule, ShapesListed, ShapesQuestion
 from penstock.shapes.subset import SubsetRequest
 from penstock.wire import names
 
@@ -217,6 +218,8 @@ class ShapeApp:
                 await exchange.answer(self._document)
             case names.STATUS_PATH if is_reading:
                 await self._serve_status(exchange)
+            case names.SHAPES_PATH if is_reading:
+                await self._serve_shapes(exchange)
             case names.HEALTH_PATH if is_reading:
                 await exchange.answer(_tell_health(await self._find_health()))
             case names.READY_PATH if is_reading:
@@ -332,12 +335,35 @@ class ShapeApp:
         except (ConnectionLostError, TimeoutError):
             return _AWAY
 
-    async def _serve_status(self, exchange: Exchange) -> None:
-        if await self._authenticate(exchange) is None:
-            return
-        if self.authoriser.asks_always and self._settings.secret is None:
+    async def _admit_operator(self, exchange: Exchange) -> params.Query | None:
+        query = await self._authenticate(exchange)
+        if query is not None and self.authoriser.asks_always and self._settings.secret is None:
             # Who may read rows is decided row by row; who may see everybody's shapes, by nothing but a secret.
             await exchange.answer_plain(UNAUTHORIZED)
+            return None
+        return query
+
+    async def _serve_shapes(self, exchange: Exchange) -> None:
+        query = await self._admit_operator(exchange)
+        if query is None:
+            return
+        question = read_question(query)
+        if not isinstance(question, ShapesQuestion):
+            await exchange.answer(plan.uncached(self._planner.invalid(question)))
+            return
+        try:
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                listed = await self._source.list_shapes(question)
+        except (ConnectionLostError, TimeoutError):
+            await exchange.answer(self._planner.unready(plan.REASON_SOURCE_AWAY))
+            return
+        waiting = self.route.shared.count_waiting()
+        shapes = [msgspec.structs.replace(shape, clients=waiting.get(shape.handle, 0)) for shape in listed.shapes]
+        headers = (JSON_TYPE, (b"cache-control", caching.HEALTH_CACHE_CONTROL))
+        await exchange.answer(Answer(200, headers, msgspec.json.encode(ShapesListed(listed.total, shapes))))
+
+    async def _serve_status(self, exchange: Exchange) -> None:
+        if await self._admit_operator(exchange) is None:
             return
         try:
             async with asyncio.timeout(STATUS_TIMEOUT_S):

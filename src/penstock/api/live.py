@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -185,6 +185,12 @@ class Shared(Generic[_T]):
         """
         return sum(question.askers_count for question in self._questions.values())
 
+    def count_askers(self) -> Iterator[tuple[Hashable, int]]:
+        """
+        Give each question that can be joined with the number of those who wait for its answer.
+        """
+        return ((key, question.askers_count) for key, question in self._questions.items())
+
     def find(self, key: Hashable) -> Question[_T] | None:
         """
         Give the question for this key, if there is one that can be joined.
@@ -257,6 +263,16 @@ class SharedSource:
         How many requests wait at these places.
         """
         return self._waits.askers_count
+
+    def count_waiting(self) -> dict[str, int]:
+        """
+        Give how many requests wait, by the handle of the shape.
+        """
+        found: dict[str, int] = {}
+        for key, count in self._waits.count_askers():
+            assert isinstance(key, tuple), "a place is a handle and an offset"
+            found[key[0]] = found.get(key[0], 0) + count
+        return found
 
     async def open(self, request: ShapeRequest) -> OpenReply:
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from penstock.shapes.reading import SHAPE_ORDERS, SHAPES_LISTED_MAX
 from penstock.wire import names
 
 Json: TypeAlias = dict[str, Any]
@@ -289,6 +290,20 @@ def openapi_document(version: str) -> Json:
         }},
         operationId="status",
     )  # fmt: skip
+    shapes = _operation(
+        "Which shapes there are",
+        [
+            _parameter("order", _string(enum=list(SHAPE_ORDERS)), "The largest, the one read last, or the table first."),
+            _parameter("limit", _string(pattern="^[0-9]{1,6}$"), f"How many at most, up to {SHAPES_LISTED_MAX}."),
+            _parameter("skip", _string(pattern="^[0-9]{1,6}$"), "How many to leave out before them."),
+            _parameter("table", _string(), "Only those on tables of this name, without its schema."),
+            _SHAPE_PARAMETERS[-1],
+        ],
+        {"200": _answer("How many there are, and those of the page.", {"type": "object"}), **{
+            status: _REFUSALS[status] for status in ("400", "401", "414", "431", "503")
+        }},
+        operationId="shapes",
+    )  # fmt: skip
     return {
         "openapi": "3.1.0",
         "info": {
@@ -302,6 +317,7 @@ def openapi_document(version: str) -> Json:
             names.HEALTH_PATH: {"get": health},
             names.READY_PATH: {"get": ready},
             names.STATUS_PATH: {"get": status},
+            names.SHAPES_PATH: {"get": shapes},
         },
         "components": {"schemas": _SCHEMAS},
     }

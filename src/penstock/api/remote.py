@@ -34,6 +34,8 @@ from penstock.shapes.reading import (
     RemoveReply,
     RemoveRequest,
     ShapeRequest,
+    ShapesListed,
+    ShapesQuestion,
     SubsetQuestion,
     SubsetReply,
     WaitReply,
@@ -93,6 +95,8 @@ _REPLY: Final = msgspec.msgpack.Decoder(_Reply)
 _TEXT: Final = msgspec.msgpack.Decoder(str)
 _SUBSET: Final = msgspec.msgpack.Decoder(SubsetQuestion)
 _SUBSET_REPLY: Final[msgspec.msgpack.Decoder[SubsetReply]] = msgspec.msgpack.Decoder(SubsetReply)
+_SHAPES: Final = msgspec.msgpack.Decoder(ShapesQuestion)
+_SHAPES_REPLY: Final = msgspec.msgpack.Decoder(ShapesListed)
 _REMOVE: Final = msgspec.msgpack.Decoder(RemoveRequest)
 _REMOVE_REPLY: Final[msgspec.msgpack.Decoder[RemoveReply]] = msgspec.msgpack.Decoder(RemoveReply)
 _OPEN: Final = msgspec.msgpack.Decoder(ShapeRequest)
@@ -313,6 +317,9 @@ class _Peer(_Framed):
                 return source.health
             case "status":
                 return source.status
+            case "shapes":
+                wanted = _SHAPES.decode(call.arguments)
+                return lambda: source.list_shapes(wanted)
             case "remove":
                 unwanted = _REMOVE.decode(call.arguments)
                 return lambda: source.remove(unwanted)
@@ -404,6 +411,12 @@ class RemoteShapeSource:
         As `ShapeSource.status`.
         """
         return _STATUS.decode(await self._call("status"))
+
+    async def list_shapes(self, question: ShapesQuestion) -> ShapesListed:
+        """
+        As `ShapeSource.list_shapes`.
+        """
+        return _SHAPES_REPLY.decode(await self._call("shapes", question))
 
     async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
         """

@@ -508,6 +508,40 @@ def codegen(
 
 
 @cli.command()
+@_url_option
+@click.option(
+    "--order",
+    type=click.Choice(["bytes", "read", "table"]),
+    default="bytes",
+    show_default=True,
+    help="The largest first, the one that was read last first, or by table.",
+)
+@click.option("--table", default="", help="Only shapes on tables of this name, without its schema.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=25, show_default=True, help="How many at most.")
+@click.option("--skip", type=click.IntRange(0, 100_000), default=0, help="How many to leave out before them.")
+@click.option("--json", "is_json", is_flag=True, help="Print them as JSON, with all that is told of each.")
+def shapes(*, url: str, order: str, table: str, limit: int, skip: int, is_json: bool) -> None:
+    """
+    List the shapes of a running service: tables and conditions, who waits, how large their logs are.
+
+    Under `waiting` stands how many requests wait for changes now, of the web worker that answers; there is one if nobody
+    has changed that. Conditions are shown with the values in them. The secret is taken from the variable PENSTOCK_SECRET.
+
+    \b
+    What fills the disk?
+        penstock shapes --limit 10
+    Who reads orders?
+        penstock shapes --table orders --order read
+
+    Exit status: 0 listed, 2 nobody answers.
+    """  # noqa: D301
+    from penstock.cli.shapes import run_shapes  # noqa: PLC0415
+
+    question = {"order": order, "table": table, "limit": str(limit), "skip": str(skip)}
+    run_shapes(url, _secret(), question, is_json=is_json)
+
+
+@cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """

@@ -26,6 +26,8 @@ from penstock.shapes.reading import (
     RemoveReply,
     RemoveRequest,
     ShapeRequest,
+    ShapesListed,
+    ShapesQuestion,
     SubsetQuestion,
     SubsetReply,
     WaitReply,
@@ -71,6 +73,12 @@ class ObservedSource:
         if health.state == "active" and not health.unready and is_supervisor_silent(self._board, time.monotonic()):
             return msgspec.structs.replace(health, unready="the supervisor has said nothing for a while")
         return health
+
+    async def list_shapes(self, question: ShapesQuestion) -> ShapesListed:
+        """
+        See `ShapeSource.list_shapes`.
+        """
+        return await self._source.list_shapes(question)
 
     async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
         """

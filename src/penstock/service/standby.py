@@ -60,6 +60,8 @@ from penstock.shapes.reading import (
     RemoveReply,
     RemoveRequest,
     ShapeRequest,
+    ShapesListed,
+    ShapesQuestion,
     SubsetQuestion,
     SubsetReply,
     WaitReply,
@@ -159,6 +161,13 @@ class StandbySource:
         See `ShapeSource.status`.
         """
         return {"state": "waiting", "waiting_for": _REASON, "problems": [], "shape_count": len(self._by_handle)}
+
+    async def list_shapes(self, question: ShapesQuestion) -> ShapesListed:
+        """
+        See `ShapeSource.list_shapes`: who has them is asked.
+        """
+        del question
+        raise ConnectionLostError("another instance has the shapes")
 
     async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
         """

@@ -242,6 +242,74 @@ class Advanced(msgspec.Struct, frozen=True, tag="advanced"):
 WaitReply: TypeAlias = Advanced | Rotated
 
 
+SHAPES_LISTED_MAX: Final = 1000
+"""So many shapes are listed at once."""
+SHAPES_SKIPPED_MAX: Final = 100_000
+"""So many can be skipped to get to a page."""
+SHAPE_ORDERS: Final = ("bytes", "read", "table")
+"""By what shapes are listed: the largest first, the one that was read last first, or by name of the table."""
+
+
+class ShapesQuestion(msgspec.Struct, frozen=True):
+    """
+    Which of all shapes an operator wants to see.
+
+    Attributes:
+        order: one of `SHAPE_ORDERS`.
+        limit: how many at most.
+        skip: how many to leave out before them.
+        table: only those on tables of this name, without its schema; empty for all.
+    """
+
+    order: str = SHAPE_ORDERS[0]
+    limit: int = 100
+    skip: int = 0
+    table: str = ""
+
+
+class ShapeListed(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A shape as operators see it.
+
+    Attributes:
+        handle: its name.
+        table: the table, with its schema.
+        where: the condition with its parameters in it, cut off where it is long; None for all rows.
+        columns: the columns served; None for all.
+        replica, log: as the client asked for.
+        state: `creating`, `loading`, `live`, `behind`; `idle` when it is on disk only, `ending` when it is being given up.
+        bytes: what its log holds, on disk and in memory; None when that is not known, as it was not looked at since a restart.
+        last: the last place in it.
+        read_s: seconds since somebody was last given something of it; None for never.
+        clients: requests that wait for it, of the web worker that answers.
+    """
+
+    handle: str
+    table: str
+    where: str | None
+    columns: list[str] | None
+    replica: str
+    log: str
+    state: str
+    bytes: int | None
+    last: str
+    read_s: float | None
+    clients: int = 0
+
+
+class ShapesListed(msgspec.Struct, frozen=True):
+    """
+    Some of all shapes.
+
+    Attributes:
+        total: how many there are of those that were asked for.
+        shapes: those of this page, in order.
+    """
+
+    total: int
+    shapes: list[ShapeListed]
+
+
 class Health(msgspec.Struct, frozen=True):
     """
     Where the engine stands.

@@ -14,6 +14,7 @@ SHAPE_PATH: Final = "/v1/shape"
 HEALTH_PATH: Final = "/v1/health"
 READY_PATH: Final = "/v1/ready"
 STATUS_PATH: Final = "/v1/status"
+SHAPES_PATH: Final = "/v1/status/shapes"
 OPENAPI_PATH: Final = "/v1/openapi.json"
 
 # --- query parameters ------------------------------------------------------------------------------------------------

@@ -310,6 +310,7 @@ def test_engine_that_stays_away_is_a_503(tmp_path: Path) -> None:
         ready = await stage.client.get("/v1/ready")
         assert (ready.status_code, ready.json()["reason"]) == (503, "waiting for stack restart")
         assert (await stage.client.get("/v1/status")).status_code == 503
+        assert (await stage.client.get("/v1/status/shapes")).status_code == 503
 
     play(test, tmp_path)
 
@@ -771,7 +772,7 @@ def test_secret_guards_shapes_and_status_however_the_path_is_spelled(tmp_path: P
     """
 
     async def test(stage: Stage) -> None:
-        for path in ("/v1/shape", "//v1/shape", "/v1//shape/", "/v1/%73hape", "/v1/status", "/v1/status/"):
+        for path in ("/v1/shape", "//v1/shape", "/v1//shape/", "/v1/%73hape", "/v1/status", "/v1/status/", "/v1/status/shapes"):
             for query in ("", "&secret=wrong", "&secret=", "&api_secret=wr%C3%B6ng", "&secret[x]=s3cret"):
                 response = await stage.client.get(
                     f"http://penstock.test{path}?table=items&offset=-1{query}", headers={"origin": "http://a"}

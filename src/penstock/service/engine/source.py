@@ -7,11 +7,13 @@ Shell; wakes a service that sleeps before it asks anything of it that needs the 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from penstock.consumers.stage import ConsumersStage
 from penstock.consumers.subsets import SubsetReader
 from penstock.service.engine.health import EngineHealth
+from penstock.service.engine.listing import list_shapes
 from penstock.service.engine.status import EngineStatus
 from penstock.service.sleep import EndedWaits, Sleeper
 from penstock.shapes.offset import LogOffset
@@ -23,6 +25,8 @@ from penstock.shapes.reading import (
     RemoveReply,
     RemoveRequest,
     ShapeRequest,
+    ShapesListed,
+    ShapesQuestion,
     SubsetQuestion,
     SubsetReply,
     WaitReply,
@@ -98,6 +102,12 @@ class EngineSource:
         See `ShapeSource.status`.
         """
         return self._status.tell()
+
+    async def list_shapes(self, question: ShapesQuestion) -> ShapesListed:
+        """
+        See `ShapeSource.list_shapes`.
+        """
+        return list_shapes(self._consumers.registry, question, time.monotonic())
 
     async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
         """
