@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,47 @@ async def test_death_of_the_engine_costs_clients_nothing(database: Any, tmp_path
         assert b'"41"' in part
         poll.close()
         events.close()
+
+
+async def test_an_engine_that_stays_away_is_said_to_be(database: Any, tmp_path: Path) -> None:
+    """
+    The engine is killed while nobody can start another, since the supervisor stands still: what needs it is a 503 with
+    the condition, from each worker and on polls that were parked, and health and readiness say so. When it is back all
+    are answered again, and a stream that was open brings what happened meanwhile (B3, B20, C6).
+    """
+    database.execute("CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items VALUES (1)")
+    async with Service(database.url, tmp_path, "--web-workers", "2") as service:
+        target = await live_target(service)
+        assert service.process is not None
+        supervisor, engine = service.process.pid, await service.pid("engine")
+        stream = Connection(*await asyncio.open_connection("127.0.0.1", service.port))
+        stream.send(target + b"&live_sse=true")
+        assert b"text/event-stream" in await stream.head()
+        clients = [Connection(*await asyncio.open_connection("127.0.0.1", service.port)) for _ in range(20)]
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            os.kill(engine, signal.SIGKILL)
+            database.execute("INSERT INTO items VALUES (2)")
+            plain = target.replace(b"&live=true", b"")
+            asked = [plain, target, b"/v1/shape?table=items&columns=id&offset=-1", b"/v1/shape?table=other&offset=-1"]
+            for number, client in enumerate(clients):
+                client.send(asked[number % len(asked)])
+            for client in clients:
+                head, body = await client.answer()
+                assert head.startswith(b"HTTP/1.1 503 "), (head, body)
+                assert json.loads(body) == {"message": "Timeout waiting for stack restart"}
+                assert re.search(rb"\r\nretry-after: (5|10)\r\n", head)
+            assert (await service.get("/v1/health")).json() == {"status": "starting"}
+            ready = await service.get("/v1/ready")
+            assert ready.status_code == 503
+            assert "reason" in ready.json(), ready.text
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        async with asyncio.timeout(60):
+            assert b'"2"' in await stream.chunk()
+        for client in clients:
+            head, body = await client.ask(plain)
+            assert head.startswith(b"HTTP/1.1 200 "), (head, body)
+            assert rows_of(body) == ["2"]
+            client.close()
+        stream.close()
