@@ -15,10 +15,10 @@ import difflib
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import structlog
 from starlette.responses import Response
@@ -39,6 +39,9 @@ from penstock.service.settings_sources import WITHOUT_SECRET, load
 from penstock.service.single import SingleProcess
 from penstock.service.web import api_settings
 from penstock.wire import names
+
+Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+"""Somebody else's ASGI application, by whichever names it knows the three."""
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -132,7 +135,7 @@ class MountableApp(ABC):
         """
         return ShapeResponse(self, Grant(decision, table))
 
-    def in_front_of(self, application: ASGIApp, path: str = "/sync") -> ASGIApp:
+    def in_front_of(self, application: Application, path: str = "/sync") -> ASGIApp:
         """
         Give an application that serves this one below a path and another one everywhere else.
 
@@ -284,7 +287,7 @@ class _Front:
     Two applications by path, and the lifespan of both.
     """
 
-    def __init__(self, inner: MountableApp, outer: ASGIApp, prefix: str) -> None:
+    def __init__(self, inner: MountableApp, outer: Application, prefix: str) -> None:
         self._inner: Final = inner
         self._outer: Final = outer
         self._prefix: Final = prefix
@@ -308,7 +311,7 @@ class _Front:
 
 
 @asynccontextmanager
-async def _outer_lifespan(application: ASGIApp) -> AsyncIterator[None]:
+async def _outer_lifespan(application: Application) -> AsyncIterator[None]:
     """
     Lead an application through its lifespan, if it has one: one that raises or returns at once has none.
     """
@@ -333,8 +336,9 @@ async def _outer_lifespan(application: ASGIApp) -> AsyncIterator[None]:
         if answer["type"] == "lifespan.startup.failed":
             raise RuntimeError(answer.get("message") or "the application did not start")
         yield
-        told.put_nowait({"type": "lifespan.shutdown"})
-        await answers.get()
+        if not task.done():
+            told.put_nowait({"type": "lifespan.shutdown"})
+            await answers.get()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
