@@ -7,7 +7,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -104,11 +104,11 @@ class Load:
                     client.sock.send(request)
         return answers
 
-    def send_all(self, request: bytes) -> None:
+    def send_each(self, requests: Iterable[bytes]) -> None:
         """
-        Let all ask once.
+        Let all ask once, each its own.
         """
-        for client in self._clients.values():
+        for client, request in zip(self._clients.values(), requests, strict=True):
             client.sock.send(request)
 
     def drain(self, quiet_s: float) -> None:

@@ -2,13 +2,15 @@
 A server to be measured, as a process of its own: ours over a source in memory, and what it is compared with.
 
 Run by `http_serving`: prints its port, then serves until its standard input ends. On standard input `!` is the event that
-parked clients wait for, and `?` asks how many are parked.
+parked clients wait for, and `?` asks how many are parked. For many shapes ours are two processes as in the service: an
+engine, which only tells that something has happened to all shapes, and a web worker behind its socket.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,8 +21,10 @@ import httptools
 import uvicorn
 import uvloop
 
+from penstock.api.abc import ShapeSource
 from penstock.api.app import ShapeApp
-from penstock.api.server import HttpServer
+from penstock.api.remote import RemoteShapeSource, ShapeSourceServer
+from penstock.api.server import HttpServer, collect_seldom
 from penstock.api.settings import ApiSettings
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset, snapshot_chunk_end
 from penstock.shapes.reading import (
@@ -35,10 +39,16 @@ from penstock.shapes.reading import (
     WaitReply,
 )
 
-Served: TypeAlias = tuple[Callable[[], None], Callable[[], int], Awaitable[None]]
+Served: TypeAlias = tuple[Callable[[], None], Callable[[], int], Awaitable[object]]
 """How to make the event happen, how many wait for it, and what serves."""
 
-HANDLE: Final = "1001-1700000000000001"
+HANDLE_END: Final = "-1700000000000001"
+HANDLE: Final = f"1001{HANDLE_END}"
+TABLE: Final = "items"
+ENGINE_SOCKET: Final = "engine.sock"
+"""File in the folder."""
+DESCRIPTORS_SPARE: Final = 500
+"""Open files besides those of the clients."""
 CHUNK: Final = "chunk"
 """File in the folder; the first chunk of the shape is what is in it."""
 ROW: Final = b'{"key":"\\"public\\".\\"items\\"/\\"1\\"","value":{"id":"1"},"headers":{"operation":"insert"}}'
@@ -58,6 +68,22 @@ SMALL: Final = (
 EVENT: Final = b"5a\r\ndata: " + b"x" * 82 + b"\r\n"
 _HEADERS: Final = [tuple(line.split(b": ", 1)) for line in SMALL.partition(b"\r\n\r\n")[0].split(b"\r\n")[2:]]
 _BODY: Final = SMALL.partition(b"\r\n\r\n")[2]
+
+
+def shape_handle(number: int) -> str:
+    """
+    Name the log of the shape of a table.
+    """
+    return f"{number}{HANDLE_END}"
+
+
+def allow_files() -> int:
+    """
+    Let this process have as many files open as the system lets it; gives how many clients that is good for.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard - DESCRIPTORS_SPARE if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 class MemorySource:
@@ -109,6 +135,12 @@ class MemorySource:
         """
         return {}
 
+    async def list_shapes(self, *_: object) -> Any:
+        """
+        As the engine, which is not asked for any.
+        """
+        raise AssertionError
+
     async def load_subset(self, *_: object) -> Any:
         """
         As the engine, which is not asked for any.
@@ -120,6 +152,49 @@ class MemorySource:
         As the engine, which is not asked for any.
         """
         raise AssertionError
+
+
+class ShapesSource(MemorySource):
+    """
+    As many shapes as anybody asks for, named by the number of their table; the event is a change of each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def waiters_count(self) -> int:
+        """
+        How many wait.
+        """
+        return len(self._waiters)
+
+    def tell(self) -> None:
+        """
+        Append a change to each.
+        """
+        self._last = LogOffset(self._last.tx + 1, 0)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def open(self, request: ShapeRequest) -> OpenReply:
+        """
+        As the engine.
+        """
+        return Opened(shape_handle(int(request.table.removeprefix(TABLE))), "{}", LogRange(self._last, self._last), 1)
+
+    async def wait(self, handle: str, after: LogOffset) -> WaitReply:
+        """
+        As the engine.
+        """
+        assert handle.endswith(HANDLE_END)
+        while self._last <= after:
+            self._waiters.append(asyncio.get_running_loop().create_future())
+            await self._waiters[-1]
+        return Advanced(LogRange(self._last, self._last, (InlinePiece(ROW),)), 1)
 
 
 class FileLoop(asyncio.Protocol):
@@ -237,11 +312,30 @@ async def _bare(scope: Any, receive: Any, send: Any) -> None:
 
 async def _serve_ours(sock: socket.socket, folder: Path) -> Served:
     source = MemorySource(folder)
+    count, serving = _serve_app(source, sock, folder)
+    return source.tell, count, serving
+
+
+async def _serve_web(sock: socket.socket, folder: Path) -> Served:
+    source = RemoteShapeSource(folder / ENGINE_SOCKET)
+    await source.start()
+    count, serving = _serve_app(source, sock, folder)
+    return lambda: None, count, serving
+
+
+def _serve_app(source: ShapeSource, sock: socket.socket, folder: Path) -> tuple[Callable[[], int], Awaitable[None]]:
     settings = ApiSettings(
         version="1.2", long_poll_timeout_s=600, requests_initial_max=100_000, requests_existing_max=100_000
     )
     app = ShapeApp(source, settings, folder)
-    return source.tell, lambda: app.route.shared.waiting_count, HttpServer(app, sock, settings).serve()
+    return lambda: app.route.shared.waiting_count, HttpServer(app, sock, settings).serve()
+
+
+async def _serve_engine(sock: socket.socket, folder: Path) -> Served:
+    sock.close()
+    source = ShapesSource(folder)
+    await ShapeSourceServer(source, folder / ENGINE_SOCKET).start()
+    return source.tell, lambda: source.waiters_count, asyncio.Event().wait()
 
 
 async def _serve_bare(sock: socket.socket, _folder: Path) -> Served:
@@ -260,14 +354,24 @@ async def _serve_files(sock: socket.socket, folder: Path) -> Served:
     return lambda: None, lambda: 0, server.serve_forever()
 
 
-SERVERS: Final = {"ours": _serve_ours, "uvicorn": _serve_bare, "loop": _serve_loop, "files": _serve_files}
+SERVERS: Final[dict[str, Callable[[socket.socket, Path], Awaitable[Served]]]] = {
+    "ours": _serve_ours,
+    "web": _serve_web,
+    "engine": _serve_engine,
+    "uvicorn": _serve_bare,
+    "loop": _serve_loop,
+    "files": _serve_files,
+}
 
 
 async def _main(name: str, folder: Path) -> None:
+    allow_files()
+    collect_seldom()
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen(4096)
     sock.setblocking(False)
+    port = sock.getsockname()[1]
     tell, count, serving = await SERVERS[name](sock, folder)
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(serving)
@@ -286,7 +390,7 @@ async def _main(name: str, folder: Path) -> None:
                 os._exit(0)
 
     loop.add_reader(0, read)
-    say(sock.getsockname()[1])
+    say(port)
     await task
 
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from benchmarks.http_load import Load
-from benchmarks.http_program import CHUNK, HANDLE
+from benchmarks.http_program import CHUNK, HANDLE, TABLE, allow_files, shape_handle
 from benchmarks.measure import usage_of
 from benchmarks.progress import say
 from benchmarks.report import Figure
@@ -27,16 +29,22 @@ from benchmarks.suites import Suite
 SMALL: Final = "http-small"
 POLLERS: Final = "http-pollers"
 EVENTS: Final = "http-events"
+SHAPES: Final = "http-shapes"
 CHUNKS: Final = "http-chunks"
 NAMES: Final = {
     SMALL: "small responses per second of CPU",
-    POLLERS: "a change to the last of many parked long polls, and their memory",
-    EVENTS: "a change to the last of many streams of events",
+    POLLERS: "a change to the last of 1,000 parked long polls, and their memory",
+    f"{POLLERS}-10k": "the same with 10,000",
+    EVENTS: "a change to the last of 1,000 streams of events",
+    f"{EVENTS}-10k": "the same with 10,000",
+    SHAPES: "a change of each of 1,000 shapes to the one long poll that is parked at each",
+    f"{SHAPES}-10k": "the same with 10,000",
     CHUNKS: "bytes of settled chunks per second of CPU",
 }
 
 ROUNDS: Final = 5
-CLIENTS: Final = 1_000
+FAN_OUT_ROUNDS: Final = {1_000: 5, 10_000: 3}
+"""By the number of clients."""
 CONNECTIONS: Final = 32
 ROUND_S: Final = 1.5
 CHUNK_BYTES: Final = 10_000_000
@@ -47,8 +55,10 @@ _PARKING_S: Final = 0.05
 """How often it is asked whether all are parked."""
 
 
-def _request(query: str) -> bytes:
-    return f"GET /v1/shape?table=items&{query} HTTP/1.1\r\nhost: x\r\naccept: */*\r\nuser-agent: bench\r\n\r\n".encode()
+def _request(query: str, table: str = TABLE) -> bytes:
+    return (
+        f"GET /v1/shape?table={table}&{query} HTTP/1.1\r\nhost: x\r\naccept: */*\r\nuser-agent: bench\r\n\r\n".encode()
+    )
 
 
 _PLAIN: Final = _request(f"offset=0_inf&handle={HANDLE}")
@@ -59,27 +69,40 @@ _CHUNK: Final = _request("offset=-1")
 class _Server:
     """
     A contestant that runs.
+
+    Attributes:
+        port: where it serves.
+        pids: its processes.
+        tell: makes the event happen.
+        count: tells how many are parked.
     """
 
     port: int
-    pid: int
+    pids: tuple[int, ...]
     tell: Callable[[], None]
     count: Callable[[], int]
 
     @property
     def cpu_s(self) -> float:
         """
-        CPU used so far.
+        CPU used so far, to the microsecond: that of the processes' main threads, which do all the work.
         """
-        return usage_of(self.pid).cpu_s
+        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in self.pids) / 1e9
 
     @property
     def pss_kib(self) -> int:
         """
         Its own memory and its share of what is shared.
         """
-        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.pids]
+        return sum(int(line.split()[1]) for text in texts for line in text.splitlines() if line.startswith("Pss:"))
+
+    @property
+    def peak_mib(self) -> float:
+        """
+        The most memory it has held.
+        """
+        return sum(usage_of(pid).peak_mib for pid in self.pids)
 
 
 @contextmanager
@@ -105,12 +128,18 @@ def _program(name: str, folder: Path) -> Iterator[_Server]:
         return int(answers.readline())
 
     try:
-        yield _Server(int(answers.readline()), process.pid, tell, count)
+        yield _Server(int(answers.readline()), (process.pid,), tell, count)
     finally:
         process.kill()
         process.wait()
         pipe.close()
         answers.close()
+
+
+@contextmanager
+def _engine_and_web(folder: Path) -> Iterator[_Server]:
+    with _program("engine", folder) as engine, _program("web", folder) as web:
+        yield _Server(web.port, (*engine.pids, *web.pids), engine.tell, engine.count)
 
 
 @contextmanager
@@ -130,7 +159,7 @@ def _nginx(folder: Path) -> Iterator[_Server]:
     process = subprocess.Popen(["nginx", "-e", str(folder / "nginx.log"), "-p", str(folder), "-c", str(config)])
     try:
         _wait_for(port)
-        yield _Server(port, process.pid, lambda: None, lambda: 0)
+        yield _Server(port, (process.pid,), lambda: None, lambda: 0)
     finally:
         process.terminate()
         process.wait()
@@ -149,19 +178,24 @@ def _wait_for(port: int) -> None:
             return
 
 
-def measure_http(folder: Path, wanted: frozenset[str], client_count: int) -> list[Figure]:
+def measure_http(folder: Path, wanted: frozenset[str]) -> list[Figure]:
     """
-    Measure what is wanted of the scenarios here, with so many parked clients.
+    Measure what is wanted of the scenarios here.
     """
     (folder / CHUNK).write_bytes(b'"' + b"x" * (CHUNK_BYTES - 2) + b'"')
     folder.chmod(0o755)
+    clients_max = allow_files()
     figures: list[Figure] = []
     if SMALL in wanted:
         figures.append(_measure_small(folder))
-    if POLLERS in wanted:
-        figures += _measure_fan_out(folder, POLLERS, client_count)
-    if EVENTS in wanted:
-        figures += _measure_fan_out(folder, EVENTS, client_count)[:1]
+    for name in (POLLERS, EVENTS, SHAPES):
+        for client_count, suffix in ((1_000, ""), (10_000, "-10k")):
+            if name + suffix not in wanted:
+                continue
+            if client_count > clients_max:
+                say(f"{name}{suffix} is left out: the system lets a process have too few files open (see ulimit -n)")
+                continue
+            figures += _measure_fan_out(folder, name, suffix, client_count)
     if CHUNKS in wanted:
         figures.append(_measure_chunks(folder))
     return figures
@@ -206,45 +240,75 @@ def _rate(server: _Server, load: Load, request: bytes) -> float:
     return answers / (server.cpu_s - before)
 
 
-def _measure_fan_out(folder: Path, name: str, client_count: int) -> list[Figure]:
-    is_events = name == EVENTS
+_KINDS: Final = {
+    POLLERS: "A change to the last of {:,} parked long polls",
+    EVENTS: "A change to the last of {:,} streams of events",
+    SHAPES: "A change of each of {:,} shapes to the last long poll",
+}
+
+
+def _measure_fan_out(folder: Path, name: str, suffix: str, client_count: int) -> list[Figure]:
     times: list[tuple[float, float]] = []
     memory: list[tuple[float, float]] = []
-    for _ in range(ROUNDS):
-        pair: list[float] = []
-        sizes: list[float] = []
-        for contestant in ("ours", "loop"):
-            with _program(contestant, folder) as server:
-                took, kib = _fan_out(server, client_count, is_events=is_events)
-            pair.append(took)
-            sizes.append(kib)
-        say(f"{name}: {pair[0]:.1f} and {pair[1]:.1f} ms to the last of {client_count}")
-        times.append((pair[0], pair[1]))
-        memory.append((sizes[0], sizes[1]))
-    kind = "streams of events" if is_events else "parked long polls"
-    return [
-        _figure(
-            name, f"A change to the last of {client_count:,} {kind}", "ms", times, "socket loop", is_less_better=True
-        ),
-        _figure(name, "Memory of a parked long poll", "KiB", memory, "socket loop", is_less_better=True),
+    cpu: list[tuple[float, float]] = []
+    peaks: list[float] = []
+    for _ in range(FAN_OUT_ROUNDS[client_count]):
+        with _engine_and_web(folder) if name == SHAPES else _program("ours", folder) as server:
+            own = _fan_out(server, name, client_count)
+        with _program("loop", folder) as server:
+            other = _fan_out(server, name, client_count)
+        say(f"{name}: {own.took_ms:.1f} and {other.took_ms:.1f} ms to the last of {client_count:,}")
+        times.append((own.took_ms, other.took_ms))
+        memory.append((own.client_kib, other.client_kib))
+        cpu.append((own.client_cpu_us, other.client_cpu_us))
+        peaks.append(own.peak_mib)
+    cpu_us, other_cpu_us = (statistics.median(each) for each in zip(*cpu, strict=True))
+    figures = [
+        msgspec.structs.replace(
+            _figure(name + suffix, _KINDS[name].format(client_count), "ms", times, "socket loop", is_less_better=True),
+            cpu_us=cpu_us,
+            reference_cpu_us=other_cpu_us,
+            peak_mib=max(peaks),
+        )
     ]
+    if name == POLLERS:
+        words = f"Memory of a parked long poll, of {client_count:,}"
+        figures.append(_figure(name + suffix, words, "KiB", memory, "socket loop", is_less_better=True))
+    return figures
 
 
-def _fan_out(server: _Server, client_count: int, *, is_events: bool) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class _FanOut:
     """
-    Give the milliseconds to the last response, and KiB for each parked client.
+    What one contestant took.
+
+    Attributes:
+        took_ms: from a change to the last response, the median of some.
+        client_cpu_us: CPU of one client, from one response to the next: it is parked and told.
+        client_kib: memory of a parked client.
+        peak_mib: the most memory held.
     """
+
+    took_ms: float
+    client_cpu_us: float
+    client_kib: float
+    peak_mib: float
+
+
+def _fan_out(server: _Server, name: str, client_count: int) -> _FanOut:
     times = []
+    is_events = name == EVENTS
     with Load(server.port, 1) as first:
-        first.learn(_PLAIN)
+        if name != SHAPES:
+            first.learn(_PLAIN)
         before_kib = server.pss_kib
         with Load(server.port, client_count) as load:
-            kib = 0.0
+            kib = cpu_s = 0.0
             for number in range(FAN_OUTS + 1):
-                offset = f"{number}_0" if number else "0_inf"
-                more = "&live_sse=true" if is_events else ""
+                if number == 1:
+                    cpu_s = server.cpu_s
                 if not (is_events and number):
-                    load.send_all(_request(f"offset={offset}&handle={HANDLE}&live=true{more}"))
+                    load.send_each(_live_requests(name, f"{number}_0" if number else "0_inf", client_count))
                 while server.count() < client_count:
                     load.drain(_PARKING_S)
                 if not number:
@@ -255,7 +319,15 @@ def _fan_out(server: _Server, client_count: int, *, is_events: bool) -> tuple[fl
                 load.drain(_PARKING_S)
                 if number:
                     times.append(took * 1e3)
-    return statistics.median(times), kib
+            cpu_s = server.cpu_s - cpu_s
+    return _FanOut(statistics.median(times), cpu_s / FAN_OUTS / client_count * 1e6, kib, server.peak_mib)
+
+
+def _live_requests(name: str, offset: str, client_count: int) -> Iterator[bytes]:
+    for number in range(client_count):
+        handle, table = (shape_handle(number), f"{TABLE}{number}") if name == SHAPES else (HANDLE, TABLE)
+        more = "&live_sse=true" if name == EVENTS else ""
+        yield _request(f"offset={offset}&handle={handle}&live=true{more}", table)
 
 
 def _figure(
@@ -278,4 +350,4 @@ def _figure(
     )
 
 
-SUITE: Final = Suite(NAMES, lambda setting: measure_http(setting.folder, setting.wanted, CLIENTS), needs_server=False)
+SUITE: Final = Suite(NAMES, lambda setting: measure_http(setting.folder, setting.wanted), needs_server=False)
