@@ -127,7 +127,13 @@ def demo(port: int | None, *, bundled: bool) -> None:
 
     Starts a throwaway Postgres with a small fleet of turbines whose readings change a few times a second, and serves
     them. Everything is gone after Ctrl-C.
-    """
+
+    \b
+    Where port 3000 is taken, or on any that is free:
+        penstock demo --port 3100
+
+    Exit status: 0 ended by Ctrl-C, 2 there is no Postgres to start, or it cannot serve; 70 and 78 as for `serve`.
+    """  # noqa: D301
     from penstock.cli.demo import run_demo  # noqa: PLC0415
 
     outcome = run_demo(port=port, bundled=bundled)
@@ -140,7 +146,13 @@ def demo(port: int | None, *, bundled: bool) -> None:
 def settings(*, markdown: bool) -> None:
     """
     List all settings: names, defaults, meanings.
-    """
+
+    \b
+    Which are about the relay log?
+        penstock settings | grep -A 1 RELAY
+
+    Exit status: 0.
+    """  # noqa: D301
     from penstock.service.declarations import describe_all  # noqa: PLC0415
 
     rows = describe_all()
@@ -161,7 +173,13 @@ def settings(*, markdown: bool) -> None:
 def version() -> None:
     """
     Say which version this is.
-    """
+
+    \b
+    For a report of what went wrong:
+        penstock version
+
+    Exit status: 0.
+    """  # noqa: D301
     from importlib.metadata import version as version_of  # noqa: PLC0415
 
     click.echo(version_of("penstock"))
@@ -174,9 +192,14 @@ def explain(ctx: click.Context, url: str) -> None:
     """
     Say who holds the write-ahead log, since when, how many bytes and why.
 
-    Asks a running service; its secret is taken from the variable PENSTOCK_SECRET. Exit status: 0 it is ready, 1 it is
-    not, 2 nobody answers.
-    """
+    Asks a running service; its secret is taken from the variable PENSTOCK_SECRET.
+
+    \b
+    Why does the disk of the primary fill up?
+        penstock explain --url http://sync.internal:3000
+
+    Exit status: 0 it is ready, 1 it is not, 2 nobody answers.
+    """  # noqa: D301
     from penstock.cli.explain import run_explain  # noqa: PLC0415
 
     ctx.exit(run_explain(url, os.environ.get("PENSTOCK_SECRET") or os.environ.get("ELECTRIC_SECRET")))
@@ -194,8 +217,14 @@ def doctor(ctx: click.Context, database_url: str, stream: str, slot: str | None,
     """
     Say whether a database is fit to be followed, and which statements mend it.
 
-    Changes nothing. Exit status: 0 it is fit, perhaps with warnings; 1 something must be mended; 2 it cannot be asked.
-    """
+    Changes nothing.
+
+    \b
+    Before the first `penstock serve`, and after changes of roles or settings:
+        DATABASE_URL=postgresql://… penstock doctor
+
+    Exit status: 0 it is fit, perhaps with warnings; 1 something must be mended; 2 it cannot be asked.
+    """  # noqa: D301
     from penstock.cli.doctor import run_doctor  # noqa: PLC0415
 
     slot_name = slot or f"penstock_slot_{stream}"
@@ -281,8 +310,14 @@ def torture(
     client has what the query gives. Makes a schema, a publication and a slot of its own and removes them at the end,
     also after Ctrl-C; touches nothing else. Not for a database in production.
 
+    \b
+    Which promises hold on this kind of Postgres?
+        penstock torture postgresql://postgres@localhost/scratch --mode relay
+    One fault only, as JSON:
+        penstock torture postgresql://postgres@localhost/scratch --fault engine-stopped --yes --json
+
     Exit status: 0 all promises were kept, 1 one was broken, 2 it could not be tried, 130 interrupted.
-    """
+    """  # noqa: D301
     from rich.console import Console  # noqa: PLC0415
 
     from penstock.cli import torture as command  # noqa: PLC0415
@@ -553,6 +588,8 @@ def completion(shell: str) -> None:
         eval "$(penstock completion bash)"
     For fish:
         penstock completion fish > ~/.config/fish/completions/penstock.fish
+
+    Exit status: 0.
     """  # noqa: D301
     from click.shell_completion import get_completion_class  # noqa: PLC0415
 

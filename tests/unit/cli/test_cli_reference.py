@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,19 @@ def test_the_reference_names_every_command_and_option() -> None:
         for option in command.params:
             if isinstance(option, click.Option):
                 assert f"`{option.opts[0]}`" in section, (path, option.opts)
+
+
+def test_the_help_of_each_command_teaches() -> None:
+    """
+    It shows the command as one would type it, and says what its exit status means.
+    """
+    for path, command in commands(cli, "penstock"):
+        asked = CliRunner().invoke(cli, [*path.split()[1:], "--help"], prog_name="penstock")
+        assert asked.exit_code == 0
+        _, _, told = asked.output.partition("\n\n")
+        assert re.search(rf"^ {{4,}}.*{path}\b", told, re.MULTILINE), path
+        assert "Exit status:" in " ".join(told.split()), path
+        assert command.help
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
