@@ -116,7 +116,9 @@ def resolve_shape(
         log=request.log,
     )
     # What a restart will do must work now.
-    condition_of(definition)
+    condition = condition_of(definition)
+    if condition is not None:
+        condition.examine()
     return definition
 
 

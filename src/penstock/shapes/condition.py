@@ -73,6 +73,16 @@ class Condition:
             self._clause = self._compile()
         return self._clause
 
+    def examine(self) -> None:
+        """
+        Do what binding will do, for what it may refuse.
+
+        Raises:
+            InvalidShapeError: it does.
+        """
+        if self._clause is not None:
+            _ = self._clause.truth
+
     def release(self) -> None:
         """
         Give the clause up, until it is asked for again.
@@ -84,7 +94,8 @@ class Condition:
         Give the function that tells whether a row of this description is included.
 
         Returns:
-            None when a column of the condition is not there as it was: nobody can tell.
+            None when a column of the condition is not there as it was, or this version cannot evaluate what another one
+            accepted: nobody can tell.
         """
         bound = self._bound
         if bound is None:
@@ -102,7 +113,11 @@ class Condition:
         found = {column.name: (column.type_oid, column.typmod) for column in relation.columns}
         if any(found.get(name) != type_ for name, type_ in self.types.items()):
             return None
-        return self.clause.compile_filter([column.name for column in relation.columns])
+        try:
+            return self.clause.compile_filter([column.name for column in relation.columns])
+        except InvalidShapeError:
+            # Code of another version accepted it.
+            return None
 
 
 _cases: Final[dict[str, CaseMapping]] = {}

@@ -11,7 +11,7 @@ How single operands get their types is in `operands`, which also bounds the work
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 from penstock.errors import InvalidShapeError
 from penstock.postgres.quoting import quote_name
@@ -86,6 +86,8 @@ _AGGREGATES: Final = frozenset(
 )  # fmt: skip
 _BOOL_TESTS: Final = {"TRUE": True, "FALSE": False, "UNKNOWN": None}
 
+_Transformer: TypeAlias = "Callable[[Checker, Mapping[str, Any]], Node]"
+
 
 class Checker(Operands):
     """
@@ -99,41 +101,6 @@ class Checker(Operands):
         super().__init__(text, columns, facts)
         self._params = params
         self._depth = 0
-        self._transformers: dict[str, Callable[[Mapping[str, Any]], Node]] = {
-            "A_Const": self._constant,
-            "ColumnRef": self._column,
-            "ParamRef": self._parameter,
-            "A_Expr": self._expression,
-            "BoolExpr": self._logic,
-            "TypeCast": self._written_cast,
-            "FuncCall": self._function,
-            "NullTest": self._null_test,
-            "BooleanTest": self._bool_test,
-            "CoalesceExpr": self._coalesce,
-            "MinMaxExpr": self._extreme,
-            "CaseExpr": self._case,
-            "A_ArrayExpr": self._array,
-            "A_Indirection": self._indirection,
-            "CollateClause": self._collate,
-            "SubLink": self._subquery,
-            "RowExpr": self._row,
-        }
-        self._kinds: dict[str, Callable[[Mapping[str, Any]], Node]] = {
-            "AEXPR_OP": self._plain_operator,
-            "AEXPR_LIKE": self._plain_operator,
-            "AEXPR_ILIKE": self._plain_operator,
-            "AEXPR_SIMILAR": self._plain_operator,
-            "AEXPR_IN": self._in_list,
-            "AEXPR_DISTINCT": self._distinct,
-            "AEXPR_NOT_DISTINCT": self._distinct,
-            "AEXPR_NULLIF": self._null_if,
-            "AEXPR_BETWEEN": self._between,
-            "AEXPR_NOT_BETWEEN": self._between,
-            "AEXPR_BETWEEN_SYM": self._between,
-            "AEXPR_NOT_BETWEEN_SYM": self._between,
-            "AEXPR_OP_ANY": self._quantified,
-            "AEXPR_OP_ALL": self._quantified,
-        }
 
     def condition(self, expression: Mapping[str, Any]) -> Node:
         """
@@ -162,7 +129,7 @@ class Checker(Operands):
         if self._depth > DEPTH_MAX:
             raise too_deep()
         ((name, body),) = node.items()
-        transformer = self._transformers.get(name)
+        transformer = self._TRANSFORMERS.get(name)
         if transformer is None:
             raise reject_at(
                 self._at(body) if isinstance(body, dict) else 0,
@@ -170,7 +137,7 @@ class Checker(Operands):
                 "Conditions are made of columns, literals, parameters, operators and functions that depend on the row alone",
             )
         try:
-            return transformer(body)
+            return transformer(self, body)
         finally:
             self._depth -= 1
 
@@ -240,11 +207,11 @@ class Checker(Operands):
 
     def _expression(self, body: Mapping[str, Any]) -> Node:
         kind = body.get("kind", "")
-        transformer = self._kinds.get(kind)
+        transformer = self._KINDS.get(kind)
         if transformer is None:
             name = word_of(body.get("name", [{}])[-1])
             raise reject_at(self._at(body), f'expression "{name}" of :{kind} is not currently supported')
-        return transformer(body)
+        return transformer(self, body)
 
     def _operator_name(self, body: Mapping[str, Any]) -> str:
         words = [word_of(word) for word in body.get("name", ())]
@@ -686,6 +653,44 @@ class Checker(Operands):
         if known is None:
             raise self._no_function(overload.name, len(args), at)
         return [Const("text", known, first.at), *args[1:]]
+
+    # --- what checks what ---------------------------------------------------------------------------------------------
+
+    _TRANSFORMERS: ClassVar[Mapping[str, _Transformer]] = {
+        "A_Const": _constant,
+        "ColumnRef": _column,
+        "ParamRef": _parameter,
+        "A_Expr": _expression,
+        "BoolExpr": _logic,
+        "TypeCast": _written_cast,
+        "FuncCall": _function,
+        "NullTest": _null_test,
+        "BooleanTest": _bool_test,
+        "CoalesceExpr": _coalesce,
+        "MinMaxExpr": _extreme,
+        "CaseExpr": _case,
+        "A_ArrayExpr": _array,
+        "A_Indirection": _indirection,
+        "CollateClause": _collate,
+        "SubLink": _subquery,
+        "RowExpr": _row,
+    }
+    _KINDS: ClassVar[Mapping[str, _Transformer]] = {
+        "AEXPR_OP": _plain_operator,
+        "AEXPR_LIKE": _plain_operator,
+        "AEXPR_ILIKE": _plain_operator,
+        "AEXPR_SIMILAR": _plain_operator,
+        "AEXPR_IN": _in_list,
+        "AEXPR_DISTINCT": _distinct,
+        "AEXPR_NOT_DISTINCT": _distinct,
+        "AEXPR_NULLIF": _null_if,
+        "AEXPR_BETWEEN": _between,
+        "AEXPR_NOT_BETWEEN": _between,
+        "AEXPR_BETWEEN_SYM": _between,
+        "AEXPR_NOT_BETWEEN_SYM": _between,
+        "AEXPR_OP_ANY": _quantified,
+        "AEXPR_OP_ALL": _quantified,
+    }
 
 
 def _has_column(node: Node) -> bool:

@@ -34,15 +34,32 @@ class Clause:
         normalised: its text for Postgres, without parameters; equal for equal conditions.
         columns: names of the columns it reads, sorted.
         tree: the condition itself.
-        truth: the function that tells whether a row is included, without constants; equal `source`s share compiled code.
         facts: what it was understood under.
     """
 
     normalised: str
     columns: tuple[str, ...]
     tree: Node = field(repr=False, compare=False)
-    truth: Template = field(repr=False, compare=False)
     facts: DatabaseFacts = field(repr=False, compare=False)
+    _truth: list[Template] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def truth(self) -> Template:
+        """
+        The function that tells whether a row is included, without constants; equal `source`s share compiled code.
+
+        Written when it is first asked for: where an index answers for the whole clause, nobody asks.
+
+        Raises:
+            InvalidShapeError: it is too large, or a part without columns cannot be computed; never for what
+                `compile_where` gave, but for texts that were accepted by other code.
+        """
+        if not self._truth:
+            try:
+                self._truth.append(emit_truth(self.tree, self.facts.case))
+            except RecursionError:
+                raise too_deep() from None
+        return self._truth[0]
 
     def compile(self, column_order: Sequence[str]) -> Evaluate:
         """
@@ -81,7 +98,8 @@ def compile_where(
         params: values of `$1`, `$2` and so on.
         columns: all columns of the table.
         facts: what else is known of the database.
-        is_accepted: the text is the normalised one of a clause, so that what only refuses need not be done again.
+        is_accepted: the text is the normalised one of a clause, so that what only refuses need not be done again, nor
+            normalising.
 
     Raises:
         InvalidShapeError: it is refused; the message begins with the place and the reason.
@@ -89,13 +107,15 @@ def compile_where(
     try:
         expression = parse(text)
         tree = Checker(text, params, columns, facts).condition(expression)
-        normalised = normalise(tree, facts)
-        if not is_accepted:
-            emit(tree, facts.case)  # for what it may refuse
-        truth = emit_truth(tree, facts.case)
+        if is_accepted:
+            return Clause(text, columns_of(tree), tree, facts)
+        clause = Clause(normalise(tree, facts), columns_of(tree), tree, facts)
+        # For what they may refuse.
+        emit(tree, facts.case)
+        _ = clause.truth
     except RecursionError:
         raise too_deep() from None
-    return Clause(normalised, columns_of(tree), tree, truth, facts)
+    return clause
 
 
 def question_of(clause: Clause, part: Node | None = None) -> Member:
