@@ -110,8 +110,9 @@ $(STAMPS)/packages: scripts/install-packages
 	scripts/install-packages
 	@touch $@
 
-# The published clients.
-$(STAMPS)/node: tests/e2e/node/package.json tests/e2e/node/package-lock.json
+# The published clients, and the page of an example.
+BOARD := examples/fastapi_react/page
+$(STAMPS)/node: tests/e2e/node/package.json tests/e2e/node/package-lock.json $(BOARD)/package.json $(BOARD)/package-lock.json $(wildcard $(BOARD)/src/*)
 	@mkdir -p $(STAMPS)
-	@if command -v npm >/dev/null; then cd tests/e2e/node && npm ci --silent --no-audit --no-fund; else echo "npm is missing: the tests with published clients will be skipped"; fi
+	@if command -v npm >/dev/null; then cd tests/e2e/node && npm ci --silent --no-audit --no-fund && cd ../../../$(BOARD) && npm ci --silent --no-audit --no-fund && npm run --silent build; else echo "npm is missing: the tests with published clients will be skipped"; fi
 	@touch $@
