@@ -78,7 +78,7 @@ lock: $(STAMPS)/dev ## compile requirements/*.txt from pyproject.toml
 
 clean: ## remove what the other commands made
 	rm -f src/penstock/compiled/*.so
-	rm -rf $(VENV) $(WHEEL_VENV) $(STAMPS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/node/node_modules
+	rm -rf $(VENV) $(WHEEL_VENV) $(STAMPS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/node/node_modules $(BOARD)/node_modules $(BOARD)/dist
 
 $(STAMPS)/dev: requirements/dev.txt pyproject.toml hatch_build.py src/penstock/compiled/stream.pyx
 	@mkdir -p $(STAMPS)
