@@ -74,6 +74,14 @@ class RowWriter(Protocol):
         Make the message of a row that went.
         """
 
+    def messages(
+        self, changes: Sequence[Any], relation: Any, key: object, end: bytes
+    ) -> list[tuple[int, bytes]] | None:
+        """
+        Make the messages of many changes (`collector.abc.RoutedChange`) of one relation, using and filling what is kept
+        with each under a key. None when a change has to be looked at by itself.
+        """
+
     def transactions(self, fragments: list[Any]) -> list[tuple[int, Sequence[tuple[int, bytes]]]] | None:
         """
         Make the messages of whole transactions (`replication.messages.Fragment`), the last of each marked: those that

@@ -864,6 +864,52 @@ cdef class RowWriter:
         self.put_come(before, after, &tail, op)
         return ((op, gone), (op + 1, _take()))
 
+    def messages(self, changes not None, relation, key, bytes end not None):
+        """
+        Make the messages of many changes; see `wire.rows.RowEncoder.messages`.
+        """
+        global _filled
+        cdef list made = []
+        cdef StreamRow before, after
+        cdef End tail = _end_of(end)
+        cdef long long op
+        cdef dict encoded
+        for change in changes:
+            if change.relation is not relation:
+                return None
+            encoded = change.encoded
+            known = encoded.get(key)
+            if known is not None:
+                made += <tuple?>known
+                continue
+            if change.is_old_missing:
+                return None
+            old, new = change.old, change.new
+            op = change.op_position
+            _filled = 0
+            if old is None:
+                if new is None:
+                    return None
+                self.put_insert(self.check(new), &tail, op)
+            elif new is None:
+                self.put_delete(self.check(old), &tail, op)
+            else:
+                before, after = self.check(old), self.check(new)
+                if not self.keys.is_same(before, after):
+                    known = self.update(before, after, end, op)
+                    encoded[key] = known
+                    made += <tuple>known
+                    continue
+                if not self.put_update(before, after, &tail, op):
+                    encoded[key] = ()
+                    continue
+            message = (op, PyBytes_FromStringAndSize(<const char *>_buffer, _filled))
+            encoded[key] = (message,)
+            made.append(message)
+        _filled = 0
+        _give_back()
+        return made
+
     def transactions(self, list fragments not None):
         """
         Make the messages of whole transactions, the last of each marked; see `wire.rows.RowEncoder.transactions`.

@@ -244,12 +244,13 @@ class Consumer:
         Take whole transactions at once; tells whether it did, and otherwise did nothing.
         """
         # A handler of another kind (tests have some) wants to see each part.
-        if self._open or type(handler) is not ShapeHandler or run.fragments[0].commit_lsn <= self.done:
+        fragments = run.fragments
+        if self._open or type(handler) is not ShapeHandler or fragments[0].commit_lsn.value <= self.done.value:
             return False
         made = handler.handle_run(run)
         if made is None:
             return False
-        newest = run.fragments[-1]
+        newest = fragments[-1]
         assert newest.end is not None
         self.current = newest.commit_lsn.value
         log.append_whole(made, newest.commit_lsn, newest.end)

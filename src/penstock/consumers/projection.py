@@ -126,6 +126,13 @@ class Projection:
         Make the elements of all changes of a part; if it ends its transaction, the last is marked.
         """
         end = headers_end(part.xid, part.commit_lsn.value)
+        if part.changes:
+            relation = part.changes[0].relation
+            encoder = self._encoder_for(relation)
+            if isinstance(encoder, RowEncoder) and encoder.messages is not None:
+                together = encoder.messages(part.changes, relation, self, end)
+                if together is not None:
+                    return together if part.end is None else _mark(together)
         plain: list[Element] = []
         for change in part.changes:
             elements = change.encoded.get(self)

@@ -77,6 +77,9 @@ class RowEncoder:
         insert: from the new row; always one message.
         update: from the old and the new row; none, one or two messages.
         delete: from the old row; always one message.
+        messages: from many changes of the described relation, which is given too, with the key under which elements are
+            kept with a change and what `messages.headers_end` gives; None when one of the changes has to be looked at
+            by itself. Only of the compiled core.
         transactions: from fragments that are whole transactions, of which all changes are of the described table: commit LSN and messages of each
             that has any, the last one marked; None when one of the changes has to be looked at by itself. Only of the
             compiled core.
@@ -85,6 +88,7 @@ class RowEncoder:
     insert: Callable[[Row, bytes, int], Elements]
     update: Callable[[Row, Row, bytes, int], Elements]
     delete: Callable[[Row, bytes, int], Elements]
+    messages: Callable[[Sequence[Any], Any, object, bytes], list[tuple[int, bytes]] | None] | None = None
     transactions: Callable[[list[Any]], list[tuple[int, Sequence[tuple[int, bytes]]]] | None] | None = None
 
 
@@ -321,7 +325,13 @@ class _Writer:
             self._places([name for name in form.selected if name not in key_set]),
             form.is_full,
         )
-        return RowEncoder(insert=made.insert, update=made.update, delete=made.delete, transactions=made.transactions)
+        return RowEncoder(
+            insert=made.insert,
+            update=made.update,
+            delete=made.delete,
+            messages=made.messages,
+            transactions=made.transactions,
+        )
 
     def _places(self, names: Sequence[str]) -> list[Column]:
         """

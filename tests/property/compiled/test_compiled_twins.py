@@ -7,8 +7,10 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from harness.stream import INT_OID, TEXT_OID, frames
+from penstock.collector.abc import route
 from penstock.compiled import choice
 from penstock.errors import DecodeError
 from penstock.postgres.relation import StreamColumn
@@ -112,6 +114,7 @@ def test_whole_transactions_are_written_as_their_changes_are(drawn: st.DataObjec
         form = RowForm("public", table.id.name, names[:1], names, is_full)
         encoder = compile_encoder(table.columns, form)
         assert encoder.transactions is not None
+        assert encoder.messages is not None
         own = [each for each in whole if all(change.relation.id.oid == table.id.oid for change in each.changes)]
         usable = [
             each
@@ -126,6 +129,28 @@ def test_whole_transactions_are_written_as_their_changes_are(drawn: st.DataObjec
         assert [(commit, list(made)) for commit, made in encoder.transactions(usable) or ()] == expected
         if len(usable) < len(own):
             assert encoder.transactions(own) is None
+        for each in own:
+            routed = [route(change, table.id.oid) for change in each.changes]
+            kept = drawn.draw(st.sets(st.integers(0, 4)))
+            for place, change in enumerate(routed):
+                if place in kept:
+                    change.encoded[form] = ((change.op_position, b"kept"),)
+            end = headers_end(each.xid, each.commit_lsn.value)
+            described = each.changes[0].relation if each.changes else table
+            answer = encoder.messages(routed, described, form, end)
+            if each not in usable:
+                assert answer is None or kept
+                continue
+            plain = [
+                encode([replace(each, changes=[change])], {table.id.oid: form}, is_compiled=False)
+                for change in each.changes
+            ]
+            wanted = [
+                ((change.op_position, b"kept"),) if place in kept else some[0]
+                for place, (change, some) in enumerate(zip(each.changes, plain, strict=True))
+            ]
+            assert answer == [element for some in wanted for element in some]
+            assert [change.encoded[form] for change in routed] == wanted
 
 
 @settings(max_examples=400)
