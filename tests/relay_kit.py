@@ -15,7 +15,8 @@ from penstock.postgres.relation import RelationDescription, StreamColumn, TableI
 from penstock.relay.abc import FramesRecord, FrontierRecord, PublishedEnd, RelayRecord, SessionRecord, StubRecord
 from penstock.relay.epochs import Acknowledge, RecordedBoundary
 from penstock.relay.frames import messages
-from penstock.relay.log import RelayLimits, RelayLog
+from penstock.relay.limits import RelayLimits
+from penstock.relay.log import RelayLog
 from penstock.relay.reader import RelayReader
 from penstock.replication.abc import FrameBatch, SessionStart, SlotIdentity
 from penstock.replication.encode import encode_begin, encode_commit, encode_insert, encode_relation, encode_truncate

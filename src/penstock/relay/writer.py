@@ -29,7 +29,8 @@ from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn, EndLsn
 from penstock.relay.abc import PublishedEnd, Publisher
 from penstock.relay.disk import Disk, SystemDisk
 from penstock.relay.epochs import Acknowledge, EpochHeader, RecordedBoundary
-from penstock.relay.log import RelayLimits, RelayLog, Submitted
+from penstock.relay.limits import RelayLimits
+from penstock.relay.log import RelayLog, Submitted
 from penstock.replication.abc import FrameBatch, SessionStart
 
 _FRONTIER_BYTES: Final = 17

@@ -20,7 +20,7 @@ from penstock.errors import PenstockError
 from penstock.liveness.board import Board
 from penstock.postgres.lsn import ZERO_END
 from penstock.relay.epochs import Acknowledge, RecordedBoundary
-from penstock.relay.log import RelayLimits
+from penstock.relay.limits import RelayLimits
 from penstock.relay.writer import RelayWriter
 from penstock.replication.connection import ReplicationClient, ReplicationSettings
 from penstock.replication.state import ReceiverPhase, ReceiverState

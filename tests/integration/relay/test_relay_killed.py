@@ -14,7 +14,8 @@ from typing import Final
 from penstock.postgres.lsn import EndLsn
 from penstock.relay.disk import SystemDisk
 from penstock.relay.epochs import Acknowledge
-from penstock.relay.log import RelayLimits, RelayLog
+from penstock.relay.limits import RelayLimits
+from penstock.relay.log import RelayLog
 from penstock.relay.reader import RelayReader
 from penstock.relay.writer import RelayWriter
 from relay_kit import START, Published, decode, identity, recorded, session
@@ -27,7 +28,7 @@ WRITER: Final = """
 import sys
 from pathlib import Path
 from penstock.relay.epochs import Acknowledge
-from penstock.relay.log import RelayLimits
+from penstock.relay.limits import RelayLimits
 from penstock.relay.writer import RelayWriter
 from penstock.postgres.lsn import EndLsn
 from relay_kit import Published, Source, identity, recorded, session
@@ -96,7 +97,8 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from penstock.errors import LogError
 from penstock.relay.disk import SystemDisk
 from penstock.relay.epochs import Acknowledge
-from penstock.relay.log import RelayLimits, RelayLog
+from penstock.relay.limits import RelayLimits
+from penstock.relay.log import RelayLog
 from relay_kit import Published, Source, identity, recorded, session
 log = RelayLog(
     folder=Path({str(tmp_path)!r}), publisher=Published(), acknowledge=Acknowledge.RELAY, limits=RelayLimits(),

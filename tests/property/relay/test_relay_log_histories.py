@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from penstock.errors import LogError
 from penstock.postgres.lsn import EndLsn
 from penstock.relay.epochs import Acknowledge, RecordedBoundary
-from penstock.relay.log import RelayLimits, RelayLog
+from penstock.relay.limits import RelayLimits
+from penstock.relay.log import RelayLog
 from penstock.replication.abc import FrameBatch
 from relay_disk import FaultyDisk, PowerCutError
 from relay_kit import START, Source, identity, make_log, merge, read_kept, rows, session

@@ -19,6 +19,7 @@ from penstock.liveness.watch import ProgressWatch
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn
 from penstock.relay.log import RelayLog
 from penstock.relay.reader import RelayReader
+from penstock.relay.segment_writer import SegmentWriter
 from penstock.testing.simulation.disk import OpenVirtualFile
 from pipeline_history import live_in_scratch, make_plan, quiet_logs
 
@@ -30,16 +31,16 @@ def confirm_before_sync(patch: pytest.MonkeyPatch) -> None:
     """
     The relay log publishes, and so confirms, what it has not synced.
     """
-    flush = RelayLog._flush
+    flush = SegmentWriter.flush
 
-    def publish_unsynced(log: RelayLog) -> None:
-        log._is_synced = False
+    def publish_unsynced(segment: SegmentWriter) -> None:
+        segment._is_synced = False
         try:
-            flush(log)
+            flush(segment)
         finally:
-            log._is_synced = True
+            segment._is_synced = True
 
-    patch.setattr(RelayLog, "_flush", publish_unsynced)
+    patch.setattr(SegmentWriter, "flush", publish_unsynced)
 
 
 def forget_to_sync_shapes(patch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from penstock.cli.main import cli
 from penstock.relay.epochs import epoch_name
-from penstock.relay.log import RelayLimits
+from penstock.relay.limits import RelayLimits
 from penstock.relay.segments import segment_name
 from relay_disk import FaultyDisk
 from relay_kit import Source, identity, make_log, recorded, rows, session

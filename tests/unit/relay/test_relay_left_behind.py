@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import CorruptLogError
-from penstock.relay.log import RelayLimits
+from penstock.relay.limits import RelayLimits
 from penstock.relay.reader import RelayReader
 from relay_disk import FaultyDisk
 from relay_kit import Source, decode, identity, make_log, read_all, recorded, rows, session

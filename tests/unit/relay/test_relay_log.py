@@ -12,7 +12,8 @@ import pytest
 from penstock.errors import CorruptLogError, DecodeError, DiskFullError, FormatVersionError, LogError, SyncFailedError
 from penstock.postgres.lsn import ZERO_COMMIT, EndLsn
 from penstock.relay.epochs import EPOCH_FILE, EPOCH_MAGIC, Acknowledge, epoch_name
-from penstock.relay.log import RelayLimits, RelayLog
+from penstock.relay.limits import RelayLimits
+from penstock.relay.log import RelayLog
 from penstock.relay.reader import RelayReader, read_epoch
 from penstock.relay.sealed import seal
 from penstock.relay.segments import segment_name, segment_numbers

@@ -11,7 +11,8 @@ from penstock.errors import CorruptLogError
 from penstock.postgres.lsn import EndLsn
 from penstock.relay.abc import FramesRecord, PublishedEnd, RelayPlace, SessionRecord
 from penstock.relay.epochs import epoch_name
-from penstock.relay.log import RelayLimits, RelayLog
+from penstock.relay.limits import RelayLimits
+from penstock.relay.log import RelayLog
 from penstock.relay.reader import RelayReader, epochs_in, read_epoch
 from penstock.relay.segments import decode_header, encode_header, segment_name
 from penstock.relay.verify import VerifyFinding, verify_folder

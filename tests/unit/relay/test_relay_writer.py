@@ -12,7 +12,7 @@ from penstock.errors import DiskFullError, LogError
 from penstock.postgres.lsn import ZERO_COMMIT, ZERO_END, EndLsn
 from penstock.relay.abc import PublishedEnd
 from penstock.relay.epochs import Acknowledge, RecordedBoundary
-from penstock.relay.log import RelayLimits
+from penstock.relay.limits import RelayLimits
 from penstock.relay.writer import RelayWriter
 from penstock.replication.abc import FrameSink
 from relay_disk import FULL, FaultyDisk

@@ -21,7 +21,7 @@ from penstock.consumers.projection import Projection
 from penstock.consumers.registry import ConsumerRegistry
 from penstock.liveness.board import Board
 from penstock.postgres.snapshot import SnapshotBounds
-from penstock.relay.log import RelayLimits
+from penstock.relay.limits import RelayLimits
 from penstock.service.engine.engine import Engine
 from penstock.service.receiver import Receiver
 from penstock.service.settings import Settings
