@@ -270,7 +270,8 @@ def test_operators_pages_need_a_secret(door: Door) -> None:
     """
     Without a secret nobody is shown everybody's shapes, whoever they are to the guard.
     """
-    assert door.client.get("/v1/status", headers={"x-user": "admin"}).status_code == 401
+    for path in ("/v1/status", "/v1/status/shapes", "/v1//status"):
+        assert door.client.get(path, headers={"x-user": "admin"}).status_code == 401
     assert door.client.get("/v1/health").status_code in {200, 202}
 
 
