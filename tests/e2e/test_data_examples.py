@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, Final
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from harness.service import Service, serving
 from penstock.testing.postgres import ThrowawayDatabase, ThrowawayPostgres
@@ -18,6 +20,8 @@ from penstock.testing.postgres import ThrowawayDatabase, ThrowawayPostgres
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(300)]
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+GUIDE: Final = Path(__file__).parents[2] / "docs" / "guides" / "notebooks.md"
+PRINTED_URL: Final = "http://127.0.0.1:3000"
 PATIENCE_S: Final = 120.0
 TABLE: Final = "CREATE TABLE orders (id int PRIMARY KEY, customer text NOT NULL, amount numeric(10,2) NOT NULL, status text NOT NULL)"
 
@@ -76,6 +80,16 @@ async def next_painting(runner: Any, live: Any) -> None:
             return
 
 
+def make_runner(notebook: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """
+    Give what runs a notebook headless: in the interpreter of the tests, without a trace in the user's own folders.
+    """
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(folder / name))
+    resources = {"metadata": {"path": str(folder)}}
+    return NotebookClient(notebook, timeout=int(PATIENCE_S), kernel_name="python3", resources=resources)
+
+
 # The kernel's packages say among themselves what they are going to change.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignore::DeprecationWarning:jupyter_client")
 async def test_the_notebook_repaints_itself(
@@ -84,9 +98,6 @@ async def test_the_notebook_repaints_itself(
     """
     Run headless: its table shows what is written later, stays bounded and escaped, and says at the end that it is old.
     """
-    # The kernel is the interpreter of the tests, and writes nothing of its own into the user's folders.
-    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
     text = (EXAMPLES / "notebook" / "live_orders.ipynb").read_text()
     # nbformat says no types.
     notebook: Any = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
@@ -94,8 +105,7 @@ async def test_the_notebook_repaints_itself(
     *cells, last = [cell for cell in notebook.cells if cell.cell_type == "code"]
     live = next(cell for cell in cells if "live(" in cell.source)
     frame = next(cell for cell in cells if "group_by" in cell.source)
-    folder = {"metadata": {"path": str(tmp_path)}}
-    runner: Any = NotebookClient(notebook, timeout=int(PATIENCE_S), kernel_name="python3", resources=folder)
+    runner = make_runner(notebook, tmp_path, monkeypatch)
     async with asyncio.timeout(2 * PATIENCE_S), runner.async_setup_kernel(env=environment):
         for cell in cells:
             await runner.async_execute_cell(cell, notebook.cells.index(cell))
@@ -114,6 +124,24 @@ async def test_the_notebook_repaints_itself(
             await next_painting(runner, live)
     assert html_of(live).count("<table") == 1
     assert html_of(live).endswith("30 rows; the first 10 are shown; not followed any more</div></div>")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignore::DeprecationWarning:jupyter_client")
+async def test_the_cells_of_the_guide_work(
+    database: ThrowawayDatabase, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    One after the other, as in a notebook: a table, one that repaints itself, and a frame.
+    """
+    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    cells = [new_code_cell(block.replace(PRINTED_URL, environment["PENSTOCK_URL"])) for block in blocks]  # type: ignore[no-untyped-call]
+    notebook = new_notebook(cells=[*cells, new_code_cell("orders.close(); client.close()")])  # type: ignore[no-untyped-call]
+    async with asyncio.timeout(2 * PATIENCE_S):
+        await make_runner(notebook, tmp_path, monkeypatch).async_execute(env=environment)
+    still, live, frame = cells
+    assert "2 rows; live" in html_of(still)
+    assert "2 rows; " in html_of(live)
+    assert "10.00" in frame["outputs"][0]["data"]["text/plain"]
 
 
 async def test_the_report_follows_the_orders(
