@@ -171,7 +171,7 @@ def test_reader_that_goes_on_late_gets_it_whole(tmp_path: Path) -> None:
 
     async def test(server: Running) -> None:
         server.source.add("large", in_file(tmp_path, "f", b'"' + b"x" * LARGE_BYTES + b'"'))
-        sock = await ask_slowly(server)
+        sock = await ask_slowly(server, 65_536)
         loop = asyncio.get_running_loop()
         taken = len(await loop.sock_recv(sock, 4096))
         client = await server.connect()
