@@ -80,14 +80,14 @@ clean: ## remove what the other commands made
 	rm -f src/penstock/compiled/*.so
 	rm -rf $(VENV) $(WHEEL_VENV) $(STAMPS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/node/node_modules $(BOARD)/node_modules $(BOARD)/dist
 
-$(STAMPS)/dev: requirements/dev.txt pyproject.toml hatch_build.py src/penstock/compiled/stream.pyx
+$(STAMPS)/dev: requirements/dev.txt pyproject.toml hatch_build.py $(wildcard src/penstock/compiled/*.pyx)
 	@mkdir -p $(STAMPS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(STAMPS)/demo: requirements/run.txt pyproject.toml hatch_build.py src/penstock/compiled/stream.pyx
+$(STAMPS)/demo: requirements/run.txt pyproject.toml hatch_build.py $(wildcard src/penstock/compiled/*.pyx)
 	@mkdir -p $(STAMPS)
 	@echo "Setting up (once, less than a minute): an environment ..."
 	@$(PYTHON) -m venv $(VENV)
