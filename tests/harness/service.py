@@ -39,10 +39,13 @@ class Service:
         *args: str,
         env: dict[str, str] | None = None,
         command: tuple[str, ...] = ("-m", "penstock"),
+        python: str = PYTHON,
     ) -> None:
         """
-        Prepare to serve `database_url` from `folder`, with more arguments and environment, by another command if need be.
+        Prepare to serve `database_url` from `folder`, with more arguments and environment, by another command or another
+        interpreter if need be.
         """
+        self._python: Final = python
         self._command: Final = command
         self.database_url: Final = database_url
         self.data_dir: Final = folder / "data"
@@ -96,7 +99,7 @@ class Service:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    PYTHON,
+                    self._python,
                     *self._command,
                     "serve",
                     "--port",

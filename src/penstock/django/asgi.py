@@ -8,7 +8,8 @@ Then clients ask `/sync/v1/shape`, with the cookies that the site has given them
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from starlette.types import ASGIApp
 
@@ -20,7 +21,9 @@ PATH: Final = "/sync"
 _OF_THE_SERVICE: Final = frozenset({"long_poll_timeout_s", "cache_max_age_s", "cache_stale_age_s", "send_timeout_s"})
 
 
-def mount(application: ASGIApp, path: str = PATH, *, is_beside: bool = False) -> ASGIApp:
+def mount(
+    application: Callable[[Any, Any, Any], Awaitable[Any]], path: str = PATH, *, is_beside: bool = False
+) -> ASGIApp:
     """
     Serve shapes below a path, and the site everywhere else.
 

@@ -8,7 +8,7 @@ shape is put together. What is particular to SQLAlchemy and Django is behind `So
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, Self
 
 from penstock.errors import InvalidShapeError
@@ -118,8 +118,8 @@ class ModelShape:
     """
 
     definition: TableShape
-    _source: Source
-    _condition: Expression
+    _source: Source = field(repr=False, compare=False)
+    _condition: Expression = field(repr=False)
 
     @classmethod
     def of(cls, source: Source) -> Self:

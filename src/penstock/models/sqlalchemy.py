@@ -49,6 +49,8 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.sql import elements, functions, operators, selectable
 
 _DIALECT: Final = PGDialect()  # type: ignore[no-untyped-call]  # so SQLAlchemy has it
+# As the drivers for Postgres have it; without, decimals would become floats on the way.
+_DIALECT.supports_native_decimal = True
 _EXACT_TYPES: Final = frozenset(
     {"int4", "int8", "timestamp", "timestamptz", "date", "time", "interval", "uuid", "bytea"}
 )
@@ -167,10 +169,11 @@ class SelectSource:
             found: Any = getattr(statement, attribute, None)
             if found is not None and found is not False and not (isinstance(found, tuple | list) and not found):
                 raise _refuse(name, fix, "table")
+        inherited = self._inherited(statement)
         self._table: Final = self._find_table(statement)
         self._columns: Final = tuple(self._selected(statement))
         self._reader: Final = _Reader(self._table)
-        conditions = [*self._inherited(statement), *statement._where_criteria]  # noqa: SLF001  `whereclause` is these joined
+        conditions = [*inherited, *statement._where_criteria]  # noqa: SLF001  `whereclause` is these joined
         self._condition: Final = join([self._reader.read(condition) for condition in conditions])
 
     @property

@@ -69,6 +69,8 @@ class Command(BaseCommand):
             raise CommandError(error.message, returncode=2) from error
         if name in _WITH_URL:
             rest.insert(0, settings["database_url"])
+        # The processes of the service find the site's modules where this one does.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
         for setting, text in settings.items():
             # What the environment says goes before what the site says, and options before both.
             os.environ.setdefault(f"PENSTOCK_{setting.upper()}", text)

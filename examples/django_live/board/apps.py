@@ -1,0 +1,13 @@
+"""
+The app.
+"""
+
+from django.apps import AppConfig
+
+
+class BoardConfig(AppConfig):
+    """
+    The to-do list.
+    """
+
+    name = "board"

@@ -1,0 +1,3 @@
+"""
+How its table came to be.
+"""
