@@ -126,9 +126,9 @@ class Connection:
         """
         Read a part of a stream; empty at its end.
         """
-        length = int(await self.reader.readline(), 16)
+        length = int(await self.reader.readuntil(b"\r\n"), 16)
         data = await self.reader.readexactly(length)
-        assert await self.reader.readline() == b"\r\n"
+        assert await self.reader.readexactly(2) == b"\r\n"
         return data
 
     async def is_closed(self) -> bool:

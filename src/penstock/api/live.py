@@ -118,10 +118,11 @@ class Question(Generic[_T]):
                         asker.failed(error)
                 except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
                     _log.error("an answer could not be passed on", exception=traceback.format_exc())
-            if error is None:
-                self._shared.settle(task.result())
+            # First of all: whatever befalls this slice, the others are told.
             if askers:
                 loop.call_soon(tell_some)
+            if error is None:
+                self._shared.settle(task.result())
 
         tell_some()
 
