@@ -18,7 +18,7 @@ WORKERS     ?= 3
 PARALLEL    := -n $(WORKERS) --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup check fmt unit pg e2e sim soak torture bench profile fuzz reference lock clean
+.PHONY: help demo test setup check fmt unit pg e2e sim soak torture bench profile fuzz sanitize reference lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -71,6 +71,9 @@ fuzz: $(STAMPS)/dev ## conditions against Postgres, the parsers against hostile 
 
 reference: $(STAMPS)/dev ## write docs/reference/python.md from the docstrings
 	$(BIN)/python scripts/reference
+
+sanitize: $(STAMPS)/dev ## the compiled core under AddressSanitizer, fed with generated and damaged streams
+	PYTHON=$(BIN)/python scripts/sanitize
 
 lock: $(STAMPS)/dev ## compile requirements/*.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --extra demo -o requirements/run.txt pyproject.toml

@@ -186,7 +186,7 @@ def make_report(figures: Sequence[Figure], *, postgres: str, row_count: int) -> 
     return Report(
         measured_at=measured_at,
         machine=f"{len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, {platform.system()} "
-        f"{platform.machine()}, Python {sys.version.split()[0]}",
+        f"{platform.machine()}, Python {sys.version.split()[0]}, load {os.getloadavg()[1]:.0f}",
         postgres=postgres,
         row_count=row_count,
         figures=tuple(
