@@ -127,8 +127,8 @@ class AccessRequest:
 
     method: str
     path: str
-    headers: Mapping[str, str]
-    query: Mapping[str, QueryValue]
+    headers: Mapping[str, str] = field(repr=False)
+    query: Mapping[str, QueryValue] = field(repr=False)
     client: tuple[str, int] | None = None
     scope: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -192,7 +192,7 @@ class RequestedShape:
     is_removal: bool = False
 
 
-Authorize: TypeAlias = Callable[[AccessRequest, RequestedShape], "Decision | None | Awaitable[Decision | None]"]
+Authorize: TypeAlias = Callable[[AccessRequest, RequestedShape], "Decision | Awaitable[Decision | None] | None"]
 """What `authorize` is; None denies too. Plain functions run in threads, others in the loop that serves."""
 
 

@@ -194,7 +194,8 @@ _REFUSALS: Final[Json] = {
         "The request cannot be served as asked. Empty when the query string cannot be decoded.",
         {"anyOf": [_PROBLEMS, _reference("schemas", "BodyError")]},
     ),
-    "401": {"description": "The secret is missing or wrong."},
+    "401": {"description": "The secret is missing or wrong, or whoever runs the service wants to know who asks."},
+    "403": {"description": "Whoever runs the service does not let this client read this."},
     "409": _answer(
         "The log is over or never was: read again from `-1`, under the handle that the headers name.",
         {"type": "array", "items": _reference("schemas", "Control"), "minItems": 1, "maxItems": 1},
@@ -254,7 +255,7 @@ def _shape_path() -> Json:
             "202": {"description": "It is removed."},
             "404": _answer("There is no such shape.", _PROBLEMS),
             "405": _answer("The server does not let clients remove shapes.", _PROBLEMS),
-            **{status: _REFUSALS[status] for status in ("400", "401", "414", "431", "500", "503")},
+            **{status: _REFUSALS[status] for status in ("400", "401", "403", "414", "431", "500", "503")},
         },
         operationId="removeShape",
     )

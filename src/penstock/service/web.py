@@ -14,6 +14,7 @@ import uvloop
 
 from penstock.api.abc import ShapeSource
 from penstock.api.app import ShapeApp
+from penstock.api.authorisation import Authorize
 from penstock.api.authorising import import_authorize
 from penstock.api.remote import RemoteShapeSource
 from penstock.api.server import collect_seldom, serve
@@ -50,6 +51,16 @@ def api_settings(settings: Settings) -> ApiSettings:
     )
 
 
+def find_authorize(settings: Settings) -> Authorize | None:
+    """
+    Import what authorises, if anything does.
+
+    Raises:
+        ConfigError: it is not to be had.
+    """
+    return None if settings.authorize is None else import_authorize(settings.authorize)
+
+
 async def serve_source(
     source: ShapeSource, settings: Settings, listeners: Sequence[socket.socket], stopping: asyncio.Event
 ) -> None:
@@ -60,7 +71,7 @@ async def serve_source(
         ConfigError: the callable that authorises is not to be had.
     """
     api = api_settings(settings)
-    authorize = None if settings.authorize is None else import_authorize(settings.authorize)
+    authorize = find_authorize(settings)
     pages = {PATH: DemoPage()} if settings.demo_page else {}
     async with asyncio.TaskGroup() as group:
         for sock in listeners:
@@ -77,6 +88,8 @@ def run(context: RoleContext) -> None:
 
 
 async def _run(context: RoleContext) -> None:
+    # Before the first sign of life: what was ready once is started again, and this needs a person.
+    find_authorize(context.settings)
     stopping = asyncio.Event()
     remote = RemoteShapeSource(context.engine_socket)
     await remote.start()

@@ -86,6 +86,8 @@ def guarded(postgres_server: ThrowawayPostgres, tmp_path_factory: pytest.TempPat
     database.execute("INSERT INTO hidden VALUES (1, 'alice')")
     env = {f"PENSTOCK_{name.upper()}": text for name, text in SETTINGS.items()}
     path = os.pathsep.join(filter(None, [str(HARNESS), os.environ.get("PYTHONPATH")]))
+    # Guards are copies: every worker has its own.
+    env |= {"PENSTOCK_WEB_WORKERS": "2"}
     env |= {"PENSTOCK_AUTHORIZE": "harness.guard:authorize", "PYTHONPATH": path}
     service = Service(database.url, tmp_path_factory.mktemp("guarded"), env=env)
     try:
