@@ -25,7 +25,7 @@ SCHEMA: Final = "CREATE TABLE numbers (writer int, number int, note text, PRIMAR
 KEPT_ROWS: Final = 300
 """How many numbers of a writer stay in the table."""
 
-SILENCE_S_MAX: Final = 60.0
+SILENCE_S_MAX: Final = 120.0
 """A client that hears nothing for so long, or not of a number that was committed so long ago, is forgotten."""
 
 LOOK_EVERY_S: Final = 0.05
@@ -218,6 +218,13 @@ class Follower:
         if number < len(times):
             self.slowest_s = max(self.slowest_s, asyncio.get_running_loop().time() - times[number])
 
+    @property
+    def has_waited(self) -> bool:
+        """
+        Whether it has had a stream, if it is to follow by events.
+        """
+        return self.streams > 0 or self._manner is Manner.POLLS
+
     def missing(self, before: float | None = None) -> list[str]:
         """
         Tell what it has not been told, of what was committed before some time.
@@ -252,7 +259,8 @@ async def follow_writes(numbers: Numbers, followers: list[Follower], seconds: fl
             forgotten = [missing for follower in followers for missing in follower.missing(before)]
             forgotten += [f"{follower.name}: silence" for follower in followers if follower.heard_at < before]
             assert not forgotten, "; ".join(forgotten)
-            if all(task.done() for task in writing) and not any(follower.missing() for follower in followers):
+            are_done = all(task.done() for task in writing) and all(follower.has_waited for follower in followers)
+            if are_done and not any(follower.missing() for follower in followers):
                 return
 
     async with asyncio.TaskGroup() as group:

@@ -39,7 +39,6 @@ async def test_nobody_who_waits_is_forgotten(database: Any, tmp_path: Path, work
     async with Service(database.url, tmp_path, "--web-workers", str(workers)) as service:
         followers = [Follower(service.port, numbers, step, manner) for manner in Manner for step in STEPS * 2]
         await follow_writes(numbers, followers, WRITING_S)
-        assert sum(follower.streams for follower in followers) >= len(followers) / 2
         # Nobody has been told of what was never written.
         ends = [len(times) for times in numbers.committed_at]
         assert all(follower.last[writer] < end for follower in followers for writer, end in enumerate(ends))
