@@ -35,6 +35,10 @@ RETRY_DELAY_S_MAX: Final = 0.5
 TOLD_AT_ONCE_MAX: Final = 256
 """Askers that learn an answer in one turn of the loop; then everybody else has a turn."""
 
+SETTLED_AT_ONCE_MAX: Final = 16
+"""After so many of them what they put off is done. Many, so that it is done in a row; few, so that those who are waiting
+for it at the other end of a connection have something to do meanwhile."""
+
 _T = TypeVar("_T")
 _T_contra = TypeVar("_T_contra", contravariant=True)
 
@@ -106,23 +110,32 @@ class Question(Generic[_T]):
         # of those before.
         in_order = iter(tuple(askers))
 
+        def tell(asker: Asker[_T]) -> None:
+            try:
+                if error is None:
+                    asker.told(task.result())
+                else:
+                    asker.failed(error)
+            except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
+                _log.error("an answer could not be passed on", exception=traceback.format_exc())
+
+        def settle() -> None:
+            try:
+                if error is None:
+                    self._shared.settle(task.result())
+            except Exception:  # noqa: BLE001 - likewise
+                _log.error("an answer could not be passed on", exception=traceback.format_exc())
+
         def tell_some() -> None:
-            for asker in islice(in_order, TOLD_AT_ONCE_MAX):
-                if asker not in askers:
-                    continue
-                del askers[asker]
-                try:
-                    if error is None:
-                        asker.told(task.result())
-                    else:
-                        asker.failed(error)
-                except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
-                    _log.error("an answer could not be passed on", exception=traceback.format_exc())
-            # First of all: whatever befalls this slice, the others are told.
+            for number, asker in enumerate(islice(in_order, TOLD_AT_ONCE_MAX), 1):
+                if asker in askers:
+                    del askers[asker]
+                    tell(asker)
+                if number % SETTLED_AT_ONCE_MAX == 0:
+                    settle()
+            settle()
             if askers:
                 loop.call_soon(tell_some)
-            if error is None:
-                self._shared.settle(task.result())
 
         tell_some()
 
