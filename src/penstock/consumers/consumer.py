@@ -247,7 +247,10 @@ class Consumer:
         fragments = run.fragments
         if self._open or type(handler) is not ShapeHandler or fragments[0].commit_lsn.value <= self.done.value:
             return False
-        made = handler.handle_run(run)
+        try:
+            made = handler.handle_run(run)
+        except Exception:  # noqa: BLE001 - it is raised again, part by part, where it is known of which transaction
+            return False
         if made is None:
             return False
         newest = fragments[-1]
