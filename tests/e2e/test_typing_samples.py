@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import pytest
 
+from harness.checkers import ROOT, run_mypy
+
 pytestmark = pytest.mark.timeout(300)
 
-ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "tests" / "typing"
 PYRIGHT: Final = Path(__file__).parent / "node" / "node_modules" / "pyright" / "index.js"
 
@@ -77,12 +78,6 @@ def test_mypy_finds_each_mistake(file: Path) -> None:
     """
     Likewise.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--no-error-summary", str(file.relative_to(ROOT))],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert set(map(int, re.findall(r"^[^:]+:(\d+): error:", done.stdout, re.MULTILINE))) == marked(file), done.stdout
+    status, told = run_mypy(file.relative_to(ROOT))
+    assert status == 1, told
+    assert set(map(int, re.findall(r"^[^:]+:(\d+): error:", told, re.MULTILINE))) == marked(file), told

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import penstock
+from harness.checkers import run_mypy
 from harness.service import Service
 from penstock.cli.codegen import ENUM_STYLES, PYTHON_TYPES, STYLES
 from penstock.cli.main import cli
@@ -18,7 +19,6 @@ from penstock.client.values import _DECODERS
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(200)]
 
-ROOT = Path(__file__).parents[3]
 KINDS = [(style, enums) for style in STYLES for enums in ENUM_STYLES]
 TABLES = """
 CREATE TYPE mood AS ENUM ('calm', 'so-so', '1st "x"', 'name');
@@ -61,14 +61,7 @@ def check(folder: Path, *files: Path) -> None:
     """
     Have mypy look at files, as strictly as at this tree (whose cache it uses), and the formatter.
     """
-    checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--no-error-summary", *map(str, files)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert (checked.stdout, checked.returncode) == ("", 0), checked.stderr
+    assert run_mypy(*files) == (0, "")
     formatted = subprocess.run(
         [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "120", "--diff", str(folder)],
         capture_output=True,
