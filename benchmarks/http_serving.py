@@ -45,6 +45,8 @@ NAMES: Final = {
 ROUNDS: Final = 5
 FAN_OUT_ROUNDS: Final = {1_000: 5, 10_000: 3}
 """By the number of clients."""
+FAN_OUT_S_MAX: Final = 60.0
+"""No further round is begun after so long."""
 CONNECTIONS: Final = 32
 ROUND_S: Final = 1.5
 CHUNK_BYTES: Final = 10_000_000
@@ -252,7 +254,10 @@ def _measure_fan_out(folder: Path, name: str, suffix: str, client_count: int) ->
     memory: list[tuple[float, float]] = []
     cpu: list[tuple[float, float]] = []
     peaks: list[float] = []
+    began = time.monotonic()
     for _ in range(FAN_OUT_ROUNDS[client_count]):
+        if times and time.monotonic() - began > FAN_OUT_S_MAX:
+            break
         with _engine_and_web(folder) if name == SHAPES else _program("ours", folder) as server:
             own = _fan_out(server, name, client_count)
         with _program("loop", folder) as server:
