@@ -306,8 +306,8 @@ async def test_a_shape_is_never_silently_stale(ground: Ground) -> None:
         table = ground.make_table()
         transport = Unwilling()
         async with (
-            kind.connect(ground.url, transport=transport, silence_s_max=1.5) as client,
-            client.shape(table, sse=kind.sse, stale_after_s=1.8) as shape,
+            kind.connect(ground.url, transport=transport, silence_s_max=3) as client,
+            client.shape(table, sse=kind.sse, stale_after_s=8) as shape,
         ):
             assert not shape.freshness.is_stale
             transport.is_open.clear()
@@ -315,7 +315,7 @@ async def test_a_shape_is_never_silently_stale(ground: Ground) -> None:
             await until("it is stale", lambda: is_stale(shape))
             with pytest.raises(StaleShapeError, match="has not confirmed") as caught:
                 _ = shape.rows
-            assert caught.value.age_s > 1.8
+            assert caught.value.age_s > 8
             assert ids(shape.last_rows) == [1, 2, 3]
             transport.is_open.set()
             await until("it is current", lambda: is_current(shape))
@@ -341,7 +341,7 @@ async def test_nobody_waits_for_ever_for_a_server_that_is_not_there() -> None:
         transport.is_open.clear()
         async with kind.connect("http://127.0.0.1:9", transport=transport) as client:
             with pytest.raises(StaleShapeError, match="ReadTimeout: nothing came"):
-                await client.shape("items", sse=kind.sse, stale_after_s=1).__aenter__()
+                await client.shape("items", sse=kind.sse, stale_after_s=5).__aenter__()
             with pytest.raises(StaleShapeError, match="has not answered"):
                 await client.stream("items", sse=kind.sse, stale_after_s=0.2).next_batch()
 
