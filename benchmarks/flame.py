@@ -143,9 +143,11 @@ def read_stacks(path: Path) -> Counter[tuple[str, ...]]:
     if path.exists():
         for line in path.read_text().splitlines():
             words, _, count = line.rpartition(" ")
-            frames = [re.sub(r":\d+\)$", ")", frame) for frame in words.split(";")]
-            if frames[-1].partition(" ")[0] not in _WAITING:
-                stacks[tuple(frame for frame in frames if not frame.startswith("0x"))] += int(count)
+            # What has no name is left out: C code without symbols, above or below functions that have some.
+            named = [frame for frame in words.split(";") if not frame.startswith("0x")]
+            frames = tuple(re.sub(r":\d+\)$", ")", frame) for frame in named)
+            if frames and frames[-1].partition(" ")[0] not in _WAITING:
+                stacks[frames] += int(count)
     return stacks
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from penstock.liveness.board import Board
 from penstock.service.cells import RecordedBoundaryCell, published_cell
+from penstock.service.lifecycle import collect_garbage_less
 from penstock.service.receiver import NOTHING_RECORDED, Receiver
 from penstock.service.settings import Settings
 from penstock.telemetry import logs
@@ -92,6 +93,7 @@ def main() -> None:
             is_reached.set()
 
     receiver = Receiver(settings, board, wake_fd=reader, wake_self=wake, wake_engine=look)
+    collect_garbage_less()
     cpu_before_s, began = _cpu_s(), time.monotonic()
     receiver.start()
     try:

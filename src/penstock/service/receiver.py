@@ -26,7 +26,7 @@ from penstock.replication.connection import ReplicationClient, ReplicationSettin
 from penstock.replication.state import ReceiverPhase, ReceiverState
 from penstock.service.cells import BoardPublisher, ReceiverReport, RecordedBoundaryCell, clip, receiver_cell
 from penstock.service.disk_watch import is_too_full_to_read
-from penstock.service.lifecycle import RoleContext, WakePipe
+from penstock.service.lifecycle import RoleContext, WakePipe, collect_garbage_less
 from penstock.service.settings import Settings
 from penstock.service.sleep import wish_cell
 
@@ -227,6 +227,7 @@ def run(context: RoleContext) -> None:
     Raises:
         PenstockError: why the connection thread ended by itself.
     """
+    collect_garbage_less()
     hint = WakePipe.create()
     receiver = Receiver(
         context.settings,

@@ -5,28 +5,19 @@ The engine as a process of its own: its loop, its wake-ups, and the socket on wh
 from __future__ import annotations
 
 import asyncio
-import gc
-from typing import Final
 
 import uvloop
 
 from penstock.api.remote import ShapeSourceServer
 from penstock.service.engine.engine import Engine
-from penstock.service.lifecycle import RoleContext
-
-
-GC_THRESHOLDS: Final = (10_000, 20, 50)
-"""
-When the collector of cyclic garbage looks. What a slice of the stream makes is nearly all freed at its end and holds no
-cycles, but passes 700 new containers, after which Python looks by itself, dozens of times a slice.
-"""
+from penstock.service.lifecycle import RoleContext, collect_garbage_less
 
 
 def run(context: RoleContext) -> None:
     """
     Be the engine until told to end.
     """
-    gc.set_threshold(*GC_THRESHOLDS)
+    collect_garbage_less()
     uvloop.run(_run(context))
 
 
