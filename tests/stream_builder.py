@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from penstock.collector.abc import RoutedPart
+from penstock.collector.filter.conditions import ConditionIndex
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import Column, RelationDescription, StreamColumn, TableId
 from penstock.replication.messages import Change, Fragment, Operation
@@ -137,3 +138,10 @@ class RecordingDelivery:
         assert xid == at.value, "transactions of these tests have one number for both"
         if self.on_spoiled is not None:
             self.on_spoiled(table_oids)
+
+
+def lookups_count(index: ConditionIndex) -> int:
+    """
+    How much a row costs: hash lookups, and questions to all rows.
+    """
+    return len(index._probes) + len(index._everywhere.asked)

@@ -265,13 +265,6 @@ class SharedSource:
         self._closed = ClosedRanges()
 
     @property
-    def waits_count(self) -> int:
-        """
-        How many places are waited at, whatever the number of requests.
-        """
-        return self._waits.count
-
-    @property
     def waiting_count(self) -> int:
         """
         How many requests wait at these places.

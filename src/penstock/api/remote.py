@@ -173,20 +173,6 @@ class ShapeSourceServer:
         self._server: asyncio.Server | None = None
         self._peers: set[_Peer] = set()
 
-    @property
-    def peers_count(self) -> int:
-        """
-        How many processes are connected.
-        """
-        return len(self._peers)
-
-    @property
-    def calls_count(self) -> int:
-        """
-        How many calls are under way.
-        """
-        return sum(len(peer.tasks) for peer in self._peers)
-
     async def start(self) -> None:
         """
         Begin to listen.

@@ -175,12 +175,6 @@ class ShapeLogCollector:
         if self.tracker is not None:
             self.tracker.handle_shape_removed(incarnation)
 
-    def is_routed(self, incarnation: int) -> bool:
-        """
-        Tell whether an incarnation gets what concerns its table.
-        """
-        return incarnation in self._index
-
     @property
     def is_half_way(self) -> bool:
         """

@@ -312,8 +312,8 @@ def test_calls_of_a_worker_that_left_are_cancelled(tmp_path: Path) -> None:
             with pytest.raises(ConnectionLostError):
                 await lost
             await until(lambda: scripted.waits_under_way == 1)
-            assert server.peers_count == 1
-            assert server.calls_count == 1
+            assert len(server._peers) == 1
+            assert sum(len(peer.tasks) for peer in server._peers) == 1
             scripted.append("items", 7, row(2))
             assert isinstance(await kept, Advanced)
 
@@ -354,11 +354,11 @@ def test_worker_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
             await loop.sock_connect(silent, str(tmp_path / "s"))
             for number in range(20):
                 await loop.sock_sendall(silent, frame([number, "open", {"table": "items", "offset": [-1, 0]}]))
-            await until(lambda: server.peers_count == 1)
+            await until(lambda: len(server._peers) == 1)
             async with connected(tmp_path) as other:
                 await until(lambda: other.is_connected)
                 assert (await other.health()).state == "active"
-                await until(lambda: server.peers_count == 1)
+                await until(lambda: len(server._peers) == 1)
         await server.close()
 
     play(test())

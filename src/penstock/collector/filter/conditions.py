@@ -110,13 +110,6 @@ class ConditionIndex:
         return len(self._groups)
 
     @property
-    def lookups_count(self) -> int:
-        """
-        How much a row costs: hash lookups, and questions to all rows.
-        """
-        return len(self._probes) + len(self._everywhere.asked)
-
-    @property
     def is_empty(self) -> bool:
         """
         Whether nothing is left of what was added.
