@@ -19,7 +19,7 @@ from harness.wire_proxy import WireProxy
 from integration.client.conftest import KINDS, Ground, Kind, of_each_kind
 from penstock.errors import ClientError, InvalidRequestError, ProtocolError, RowTypeError, StaleShapeError, StateError
 
-pytestmark = [pytest.mark.postgres, pytest.mark.timeout(40)]
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(150)]
 
 
 def ids(rows: tuple[dict[str, Any], ...]) -> list[int]:
