@@ -30,7 +30,7 @@ from benchmarks.backlog import GROWTH, LARGE, SMALL, UNWANTED, UPDATES, make_sui
 from benchmarks.progress import say
 from benchmarks.reference import find_tool
 from benchmarks.regression import find_moves, read_committed, read_latest, tell
-from benchmarks.report import Figure, make_report, merge, render, write
+from benchmarks.report import NO_SERVER, Figure, make_report, merge, render, write
 from benchmarks.source import Source
 from benchmarks.suites import Setting, Suite
 from penstock.errors import PenstockError
@@ -143,7 +143,7 @@ def _measure(wanted: frozenset[str], rows: int, s_max: float, *, single_process:
     began = time.monotonic()
     suites = [suite for suite in SUITES if wanted & suite.names.keys()]
     figures: list[Figure] = []
-    version = "none"
+    version = NO_SERVER
     with ExitStack() as stack:
         source = Source()
         if any(suite.needs_server for suite in suites):

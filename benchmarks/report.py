@@ -16,6 +16,8 @@ from typing import Final
 
 import msgspec
 
+NO_SERVER: Final = "none"
+"""The version of Postgres in a report of scenarios that need none."""
 RESULTS: Final = Path(__file__).parent / "results"
 
 AIMS: Final[Mapping[str, float]] = {
@@ -207,9 +209,18 @@ def merge(report: Report, before: Report | None, order: Sequence[str]) -> Report
     if before is None:
         return report
     names = {figure.name for figure in report.figures}
-    kept = [figure for figure in before.figures if figure.name not in names and figure.name in order]
+    kept = [
+        msgspec.structs.replace(
+            figure,
+            measured_at=figure.measured_at or before.measured_at,
+            row_count=figure.row_count or before.row_count,
+        )
+        for figure in before.figures
+        if figure.name not in names and figure.name in order
+    ]
     figures = sorted([*report.figures, *kept], key=lambda figure: order.index(figure.name))
-    return msgspec.structs.replace(report, figures=tuple(figures))
+    postgres = before.postgres if report.postgres == NO_SERVER else report.postgres
+    return msgspec.structs.replace(report, figures=tuple(figures), postgres=postgres)
 
 
 def render(report: Report) -> str:
