@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from penstock.api.authorisation import AccessRequest, Allow, Authorize, Deny, RequestedShape, by_table
     from penstock.api.authorisation_jwt import jwt_authorizer
     from penstock.client.arrow_streams import ArrowStream, AsyncArrowStream
-    from penstock.client.asynchronous import AsyncChangeStream, AsyncClient, AsyncShape
+    from penstock.client.async_shape import AsyncShape
+    from penstock.client.async_stream import AsyncChangeStream
+    from penstock.client.asynchronous import AsyncClient
     from penstock.client.blocking import ChangeStream, Client, Shape
     from penstock.client.changes import Change
     from penstock.client.freshness import Freshness
@@ -72,9 +74,9 @@ _HOMES = {
     "Allow": "api.authorisation",
     "ArrowStream": "client.arrow_streams",
     "AsyncArrowStream": "client.arrow_streams",
-    "AsyncChangeStream": "client.asynchronous",
+    "AsyncChangeStream": "client.async_stream",
     "AsyncClient": "client.asynchronous",
-    "AsyncShape": "client.asynchronous",
+    "AsyncShape": "client.async_shape",
     "Authorize": "api.authorisation",
     "BesideApp": "service.embedding",
     "Change": "client.changes",

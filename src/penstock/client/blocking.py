@@ -9,99 +9,30 @@ fork: make a client in each process.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Final, Generic, Literal, Self, TypeVar, Unpack, overload
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, Self, Unpack, overload
 
 import httpx
 
 from penstock.client.arrow_streams import ArrowStream, batch_options
-from penstock.client.asynchronous import SILENCE_S_MAX, WAIT_S, AsyncChangeStream, AsyncClient, AsyncShape
+from penstock.client.async_shape import WAIT_S, AsyncShape
+from penstock.client.async_stream import AsyncChangeStream
+from penstock.client.asynchronous import AsyncClient
 from penstock.client.changes import Change, R
-from penstock.client.freshness import Freshness
+from penstock.client.connection import SILENCE_S_MAX
+from penstock.client.faces import ShapeFace, StreamFace
 from penstock.client.html import ROWS_MAX
+from penstock.client.kept import Life
+from penstock.client.loop_thread import LoopThread
 from penstock.client.notebook import EVERY_S, LiveTable
-from penstock.client.options import DefinesShape, ShapeOptions, State
+from penstock.client.options import DefinesShape, ShapeOptions
 from penstock.client.subset import SubsetOptions
-from penstock.client.tables import Misfits, Rows, TableOptions, Tabular, Texts
-from penstock.client.values import Decoder, Schema
-from penstock.errors import ClientError
-
-T = TypeVar("T")
+from penstock.client.tables import Misfits, Rows, TableOptions
+from penstock.client.values import Decoder
 
 
-class _LoopThread:
-    """
-    An event loop in a thread of its own.
-    """
-
-    def __init__(self) -> None:
-        self._loop: Final = asyncio.new_event_loop()
-        self._thread: Final = threading.Thread(target=self._run, name="penstock-client", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._end_tasks())
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            self._loop.close()
-
-    async def _end_tasks(self) -> None:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """
-        Run a coroutine there and wait for it; what interrupts the wait cancels it.
-        """
-        if not self._thread.is_alive():
-            coroutine.close()
-            raise ClientError("the client is closed: make another one")
-        if threading.current_thread() is self._thread:
-            coroutine.close()
-            raise ClientError("this would wait for itself: from `on_change`, hand the work to another thread")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def read(self, question: Callable[[], T]) -> T:
-        """
-        Ask something there that needs no waiting; also from the thread itself, and after its end.
-        """
-        if threading.current_thread() is self._thread or not self._thread.is_alive():
-            return question()
-
-        async def ask() -> T:
-            return question()
-
-        return self.call(ask())
-
-    @property
-    def is_running(self) -> bool:
-        """
-        Whether it has not ended.
-        """
-        return self._thread.is_alive()
-
-    def end(self) -> None:
-        """
-        End the loop and wait for the thread.
-        """
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-
-
-class ChangeStream(Generic[R]):
+class ChangeStream(StreamFace[R]):
     """
     The changes of a shape, one after the other, without end; made by `Client.stream()`.
 
@@ -109,44 +40,14 @@ class ChangeStream(Generic[R]):
     `stale_after_s` allows; iterating on after a `StaleShapeError` tries again.
     """
 
-    def __init__(self, thread: _LoopThread, stream: AsyncChangeStream[R]) -> None:
+    def __init__(self, thread: LoopThread, stream: AsyncChangeStream[R]) -> None:
         """
         Ask nothing yet.
         """
+        super().__init__(stream._kept, thread.read)  # noqa: SLF001  two faces of one stream
         self._thread: Final = thread
         self._stream: Final = stream
         self._ready: Final[deque[Change[R]]] = deque()
-
-    @property
-    def state(self) -> State:
-        """
-        Where to go on later; can be written as JSON.
-
-        It covers the batches that have been taken to their end: a change counts as done when the next one is asked for.
-        Save it together with what you made of the changes, and each is seen at least once.
-        """
-        return self._thread.read(lambda: self._stream.state)
-
-    @property
-    def freshness(self) -> Freshness:
-        """
-        How current this is: seconds since the server last confirmed that we have everything, and what failed since.
-        """
-        return self._thread.read(lambda: self._stream.freshness)
-
-    @property
-    def schema(self) -> Schema | None:
-        """
-        What the server says about the columns: `type`, `dims`, `pk_index` and so on; None before the first answer.
-        """
-        return self._thread.read(lambda: self._stream.schema)
-
-    @property
-    def rotation_count(self) -> int:
-        """
-        How often the server's log was over and another had to be read from its beginning.
-        """
-        return self._thread.read(lambda: self._stream.rotation_count)
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +87,7 @@ class ChangeStream(Generic[R]):
         return self._thread.call(self._stream.next_batch())
 
 
-class Shape(Tabular, Generic[R]):
+class Shape(ShapeFace[R]):
     """
     The rows of a shape, kept current as long as the `with` block lasts; made by `Client.shape()`.
 
@@ -194,10 +95,11 @@ class Shape(Tabular, Generic[R]):
     a transaction, and never an empty table while a log that was over is read again.
     """
 
-    def __init__(self, thread: _LoopThread, shape: AsyncShape[R]) -> None:
+    def __init__(self, thread: LoopThread, shape: AsyncShape[R]) -> None:
         """
         Ask nothing yet.
         """
+        super().__init__(shape._kept, thread.read)  # noqa: SLF001  two faces of one shape
         self._thread: Final = thread
         self._shape: Final = shape
 
@@ -224,41 +126,6 @@ class Shape(Tabular, Generic[R]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.call(self._shape.__aexit__(kind))
 
-    @property
-    def rows(self) -> tuple[R, ...]:
-        """
-        All rows, as of one moment of the database; a value that never changes, later rows are in another one.
-
-        Raises:
-            StaleShapeError: the server has not confirmed for `stale_after_s` that they are current.
-            ClientError: following has ended with this error.
-        """
-        return self._thread.read(lambda: self._shape.rows)
-
-    @property
-    def by_key(self) -> Mapping[str, R]:
-        """
-        The rows by key, as in `Change.key`; otherwise as `rows`.
-
-        Raises:
-            StaleShapeError: the server has not confirmed for `stale_after_s` that they are current.
-            ClientError: following has ended with this error.
-        """
-        return self._thread.read(lambda: self._shape.by_key)
-
-    @property
-    def last_rows(self) -> tuple[R, ...]:
-        """
-        The rows as they were last, however old that is; `freshness` says how old.
-        """
-        return self._thread.read(lambda: self._shape.last_rows)
-
-    def table_rows(self) -> tuple[Schema, Sequence[Texts]]:
-        """
-        See `Tabular`.
-        """
-        return self._thread.read(self._shape.table_rows)
-
     def live(self, *, rows_max: int = ROWS_MAX, every_s: float = EVERY_S) -> LiveTable:
         """
         Give what shows the shape in a notebook and repaints itself: the last expression of a cell, or an argument of
@@ -271,44 +138,11 @@ class Shape(Tabular, Generic[R]):
         Raises:
             ClientError: the server refuses.
         """
-        if not self._thread.read(lambda: self._shape.is_opened):
+        if self._thread.read(lambda: self._kept.life) is Life.NEW:
             self.open()
         return LiveTable(
-            self._shape, lambda: self._thread.read(lambda: self._shape.paint(rows_max=rows_max)), every_s=every_s
+            self._shape, lambda: self._thread.read(lambda: self._kept.paint(rows_max=rows_max)), every_s=every_s
         )
-
-    def _repr_html_(self) -> str:
-        return self._thread.read(self._shape.paint)
-
-    @property
-    def state(self) -> State:
-        """
-        The rows and where to go on later; can be written as JSON.
-
-        A shape that is made with it asks only for what has changed since.
-        """
-        return self._thread.read(lambda: self._shape.state)
-
-    @property
-    def freshness(self) -> Freshness:
-        """
-        How current this is: seconds since the server last confirmed that we have everything, and what failed since.
-        """
-        return self._thread.read(lambda: self._shape.freshness)
-
-    @property
-    def schema(self) -> Schema | None:
-        """
-        What the server says about the columns: `type`, `dims`, `pk_index` and so on; None before the first answer.
-        """
-        return self._thread.read(lambda: self._shape.schema)
-
-    @property
-    def rotation_count(self) -> int:
-        """
-        How often the server's log was over and another had to be read from its beginning.
-        """
-        return self._thread.read(lambda: self._shape.rotation_count)
 
     def on_change(self, watcher: Callable[[list[Change[R]]], None]) -> Callable[[], None]:
         """
@@ -399,7 +233,7 @@ class Client:
         self._client: Final = AsyncClient(
             base_url, secret=secret, headers=headers, path=path, silence_s_max=silence_s_max, transport=transport
         )
-        self._thread: Final = _LoopThread()
+        self._thread: Final = LoopThread()
 
     def __enter__(self) -> Self:
         return self
