@@ -78,7 +78,7 @@ class Ground:
             await compare()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ground(postgres_server: ThrowawayPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     """
     A running service with short polls.

@@ -14,7 +14,7 @@ from sqlmodel import Field, SQLModel
 from sqlmodel import select as sqlmodel_select
 
 import penstock
-from penstock.errors import InvalidShapeError
+from penstock.errors import ClientError, InvalidShapeError
 from penstock.models import TableShape, shape
 
 
@@ -212,3 +212,11 @@ def test_a_shape_is_a_value() -> None:
     assert whole.definition == TableShape("items")
     assert part.definition.where == '"id" > $1 AND "done"'
     assert part == penstock.shape(Item).where(Item.id > 1, Item.done)
+
+
+def test_a_shape_and_options_do_not_both_say_it() -> None:
+    """
+    A condition beside a shape's own would be lost, so the client refuses it.
+    """
+    with penstock.Client("http://127.0.0.1:1") as client, pytest.raises(ClientError, match="where of its own"):
+        client.stream(shape(Item), where="id > 1")
