@@ -4,13 +4,14 @@ Hand-made replication streams: tables, messages and copy payloads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from penstock.errors import DecodeError
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription, StreamColumn, TableId
 from penstock.replication.encode import encode_begin, encode_commit
-from penstock.replication.frames import Keepalive, XLogData, build_keepalive, build_xlog_data, frame
+from penstock.replication.frames import FRAME_LENGTH_BYTES, Keepalive, XLogData, build_keepalive, build_xlog_data, frame
 
 TEXT_OID: Final = 25
 INT_OID: Final = 23
@@ -56,3 +57,19 @@ def frames(payloads: Sequence[bytes]) -> bytes:
     Put payloads of WAL data together as in a batch.
     """
     return b"".join(map(frame, payloads))
+
+
+def split_frames(frames: bytes) -> Iterator[bytes]:
+    """
+    Give the `w` payloads of `FrameBatch.frames`, one after the other.
+
+    Raises:
+        DecodeError: the last frame is cut off.
+    """
+    at = 0
+    while at < len(frames):
+        start = at + FRAME_LENGTH_BYTES
+        at = start + int.from_bytes(frames[at:start], "big")
+        if start > len(frames) or at > len(frames):
+            raise DecodeError("a frame is cut off")
+        yield frames[start:at]

@@ -177,13 +177,9 @@ def validate(query: Query) -> LogRequest | Problems:
         return {names.LIVE_SSE: ["can't be true unless live is also true"]}
     if table is None:
         return {names.TABLE: [_BLANK]}
-    try:
-        parse_relation(table)
-    except DecodeError as error:
-        return {names.TABLE: [error.message]}
-    values = number_params(params) if where is not None else ()
-    if isinstance(values, str):
-        return {names.PARAMS: [values]}
+    values = _check_shape(table, where, params)
+    if isinstance(values, dict):
+        return values
     shape = ShapeRequest(
         table=table,
         offset=offset,
@@ -222,13 +218,9 @@ def validate_removal(query: Query) -> RemoveRequest | Problems:
         if handle is None:
             return {names.HANDLE: ["can't be blank when shape definition is missing"]}
         return RemoveRequest(handle=handle)
-    try:
-        parse_relation(table)
-    except DecodeError as error:
-        return {names.TABLE: [error.message]}
-    values = number_params(params) if where is not None else ()
-    if isinstance(values, str):
-        return {names.PARAMS: [values]}
+    values = _check_shape(table, where, params)
+    if isinstance(values, dict):
+        return values
     shape = ShapeRequest(
         table=table,
         offset=BEFORE_ALL,
@@ -316,6 +308,18 @@ class _Casts:
         told = self.problems.setdefault(name, [])
         assert isinstance(told, list)
         told.append(message)
+
+
+def _check_shape(table: str, where: str | None, params: Mapping[str, str]) -> tuple[str, ...] | Problems:
+    """
+    Check the table's name, and give the values of the condition in order; without a condition there are none.
+    """
+    try:
+        parse_relation(table)
+    except DecodeError as error:
+        return {names.TABLE: [error.message]}
+    values = number_params(params) if where is not None else ()
+    return {names.PARAMS: [values]} if isinstance(values, str) else values
 
 
 def number_params(params: Mapping[str, str]) -> tuple[str, ...] | str:

@@ -29,7 +29,7 @@ frontier never passes a change that has not left, and never moves back within a 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -125,25 +125,6 @@ def build_keepalive(payload: Keepalive) -> bytes:
     return _KEEPALIVE_BODY.pack(_KEEPALIVE, payload.wal_end, payload.sent_us, payload.is_reply_requested)
 
 
-def split_payload(payload: Buffer) -> XLogData | Keepalive:
-    """
-    Take the payload of a copy message from the server apart.
-
-    Raises:
-        DecodeError: it is neither WAL data nor a keepalive.
-    """
-    try:
-        if payload[0] == _XLOG_DATA:
-            _, start, end, sent_us = _XLOG_DATA_HEAD.unpack_from(payload)
-            return XLogData(start, end, sent_us, bytes(payload[MESSAGE_AT:]))
-        if payload[0] == _KEEPALIVE:
-            _, wal_end, sent_us, reply = _KEEPALIVE_BODY.unpack(payload)
-            return Keepalive(wal_end, sent_us, reply != 0)
-    except (IndexError, struct.error) as cause:
-        raise DecodeError("a copy message of the replication stream is too short or too long") from cause
-    raise DecodeError(f"not a copy message of the replication stream: it begins with {payload[0]:#04x}")
-
-
 def encode_standby_status(received: int, confirmed: EndLsn, at_us: int, *, is_reply_requested: bool = False) -> bytes:
     """
     Build the 34 bytes of a standby status.
@@ -163,22 +144,6 @@ def frame(payload: Buffer) -> bytes:
     Put the length before a `w` payload, as in `FrameBatch.frames`.
     """
     return _LENGTH.pack(len(payload)) + bytes(payload)
-
-
-def split_frames(frames: bytes) -> Iterator[bytes]:
-    """
-    Give the `w` payloads of `FrameBatch.frames`, one after the other.
-
-    Raises:
-        DecodeError: the last frame is cut off.
-    """
-    at = 0
-    while at < len(frames):
-        start = at + FRAME_LENGTH_BYTES
-        at = start + int.from_bytes(frames[at:start], "big")
-        if start > len(frames) or at > len(frames):
-            raise DecodeError("a frame is cut off")
-        yield frames[start:at]
 
 
 class FrameScanner:

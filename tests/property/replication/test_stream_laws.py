@@ -7,7 +7,7 @@ from typing import Final
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.stream import data, frames, transaction
+from harness.stream import data, frames, split_frames, transaction
 from penstock.errors import DecodeError
 from penstock.postgres.lsn import ZERO_COMMIT, CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription, StreamColumn, TableId
@@ -20,7 +20,7 @@ from penstock.replication.encode import (
     encode_relation,
     encode_update,
 )
-from penstock.replication.frames import FrameScanner, split_frames
+from penstock.replication.frames import FrameScanner
 from penstock.replication.messages import Change, Fragment, RelationSeen, Row, StreamEvent
 from penstock.replication.pgoutput import (
     Delete,
