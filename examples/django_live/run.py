@@ -33,7 +33,8 @@ def main() -> None:
         django.setup()
         call_command("migrate", verbosity=0)
         print(f"The page: http://127.0.0.1:{port}\nThe table: psql '{os.environ['DATABASE_URL']}'", flush=True)
-        uvicorn.run("site_live.asgi:application", port=port, log_level="info")
+        # Pages wait for changes all the time: without a bound, Ctrl-C would wait for them.
+        uvicorn.run("site_live.asgi:application", port=port, log_level="info", timeout_graceful_shutdown=5)
 
 
 if __name__ == "__main__":
