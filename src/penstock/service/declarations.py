@@ -108,7 +108,10 @@ DECLARATIONS: Final = (
         at_least=0.001,
     ),
     Declaration(
-        "authorize_threads_max", _W, "threads of a worker, at most, in which it is called if it is a plain function", at_least=1
+        "authorize_threads_max",
+        _W,
+        "threads of a worker, at most, in which it is called if it is a plain function",
+        at_least=1,
     ),
     Declaration(
         "acknowledge",

@@ -35,7 +35,7 @@ from penstock.service.declarations import DECLARATIONS
 from penstock.service.folder import FolderLock, prepare_folder
 from penstock.service.observed import ObservedSource
 from penstock.service.settings import Settings
-from penstock.service.settings_sources import WITHOUT_SECRET, load
+from penstock.service.settings_sources import OPEN_TO_ALL, load
 from penstock.service.single import SingleProcess
 from penstock.service.web import api_settings
 from penstock.wire import names
@@ -432,7 +432,7 @@ def _read(
         flags.setdefault("insecure", "true")
     loaded = load(flags, {}, Path.cwd(), token=secrets.token_hex(16))
     for warning in loaded.warnings:
-        if warning != WITHOUT_SECRET or authorize is None:
+        if warning != OPEN_TO_ALL or authorize is None:
             _log.warning(warning)
     if authorize is None:
         authorize = loaded.settings.authorize

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FILE_NAME: Final = "penstock.toml"
-WITHOUT_SECRET: Final = (
+OPEN_TO_ALL: Final = (
     "Running without a secret: whoever reaches the port can read all that the database user can read."
 )
 _IDENTIFIER_BYTES_MAX: Final = 63
@@ -343,7 +343,7 @@ def _check_access(values: dict[str, Any], reading: _Reading) -> None:
             "PENSTOCK_INSECURE=true, the flag --insecure (anybody who reaches the port can read every table)"
         )
     if values.get("insecure") and not is_judged:
-        reading.warnings.append(WITHOUT_SECRET)
+        reading.warnings.append(OPEN_TO_ALL)
 
 
 def _check_database(values: dict[str, Any], reading: _Reading) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from penstock.api.authorising import import_authorize
 from penstock.errors import ConfigError
-from penstock.service.settings_sources import WITHOUT_SECRET, read
+from penstock.service.settings_sources import OPEN_TO_ALL, read
 
 FLAGS = {"database_url": "postgresql://localhost/shop"}
 
@@ -45,7 +45,7 @@ def test_a_guard_takes_the_place_of_a_secret() -> None:
     loaded = read({**FLAGS, "authorize": "rules:decide"}, {}, "", folder=Path("/x"), token="t")
     assert loaded.settings.authorize == "rules:decide"
     assert loaded.settings.secret is None
-    assert WITHOUT_SECRET not in loaded.warnings
-    assert WITHOUT_SECRET in read({**FLAGS, "insecure": "true"}, {}, "", folder=Path("/x"), token="t").warnings
+    assert OPEN_TO_ALL not in loaded.warnings
+    assert OPEN_TO_ALL in read({**FLAGS, "insecure": "true"}, {}, "", folder=Path("/x"), token="t").warnings
     with pytest.raises(ConfigError, match="PENSTOCK_SECRET"):
         read(FLAGS, {}, "", folder=Path("/x"), token="t")

@@ -772,7 +772,15 @@ def test_secret_guards_shapes_and_status_however_the_path_is_spelled(tmp_path: P
     """
 
     async def test(stage: Stage) -> None:
-        for path in ("/v1/shape", "//v1/shape", "/v1//shape/", "/v1/%73hape", "/v1/status", "/v1/status/", "/v1/status/shapes"):
+        for path in (
+            "/v1/shape",
+            "//v1/shape",
+            "/v1//shape/",
+            "/v1/%73hape",
+            "/v1/status",
+            "/v1/status/",
+            "/v1/status/shapes",
+        ):
             for query in ("", "&secret=wrong", "&secret=", "&api_secret=wr%C3%B6ng", "&secret[x]=s3cret"):
                 response = await stage.client.get(
                     f"http://penstock.test{path}?table=items&offset=-1{query}", headers={"origin": "http://a"}
