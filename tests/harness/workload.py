@@ -148,6 +148,20 @@ class Workload:
                 await self._operation(connection, draw)
             await connection.commit()
 
+    def committed(self, count: int) -> asyncio.Event:
+        """
+        Give an event that is set when so many more transactions have been committed.
+        """
+        reached = asyncio.Event()
+        target = self.commit_count + count
+
+        async def look() -> None:
+            if self.commit_count >= target:
+                reached.set()
+
+        self.on_commit = look
+        return reached
+
     def stop(self) -> None:
         """
         Let the writers end after their transaction.

@@ -13,21 +13,6 @@ from harness.workload import SHAPES, Workload
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
 
-def commits(workload: Workload, count: int) -> asyncio.Event:
-    """
-    An event that is set when the workload has committed so many more transactions.
-    """
-    reached = asyncio.Event()
-    target = workload.commit_count + count
-
-    async def look() -> None:
-        if workload.commit_count >= target:
-            reached.set()
-
-    workload.on_commit = look
-    return reached
-
-
 @pytest.mark.parametrize("mode", ["relay", "shapes"])
 async def test_clients_equal_the_query_whenever_they_joined(database: Any, tmp_path: Path, mode: str) -> None:
     """
@@ -44,9 +29,9 @@ async def test_clients_equal_the_query_whenever_they_joined(database: Any, tmp_p
         audience.join(*SHAPES, name="from the start")
         writers = group.create_task(workload.run(), name="workload")
         for name in ("early", "late"):
-            await commits(workload, 150).wait()
+            await workload.committed(150).wait()
             audience.join(*SHAPES, name=name)
-        await commits(workload, 200).wait()
+        await workload.committed(200).wait()
         workload.stop()
         await writers
         audience.join(*SHAPES, name="afterwards")
@@ -69,7 +54,7 @@ async def test_what_happens_in_one_process_is_the_same(database: Any, tmp_path: 
     ):
         audience.join(*SHAPES)
         writers = group.create_task(workload.run(), name="workload")
-        await commits(workload, 150).wait()
+        await workload.committed(150).wait()
         workload.stop()
         await writers
         await audience.agree()

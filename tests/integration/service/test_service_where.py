@@ -16,21 +16,6 @@ from harness.workload import SHAPES, WHERE_SHAPES, Workload
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
 
-def commits(workload: Workload, count: int) -> asyncio.Event:
-    """
-    An event that is set when the workload has committed so many more transactions.
-    """
-    reached = asyncio.Event()
-    target = workload.commit_count + count
-
-    async def look() -> None:
-        if workload.commit_count >= target:
-            reached.set()
-
-    workload.on_commit = look
-    return reached
-
-
 async def test_conditions_equal_the_query_whenever_clients_joined(database: Any, tmp_path: Path) -> None:
     """
     Rows move in and out, keys change, clients join at any moment, and each shape equals the query with its condition
@@ -45,9 +30,9 @@ async def test_conditions_equal_the_query_whenever_clients_joined(database: Any,
     ):
         audience.join(*WHERE_SHAPES, name="from the start")
         writers = group.create_task(workload.run(), name="workload")
-        await commits(workload, 150).wait()
+        await workload.committed(150).wait()
         audience.join(*WHERE_SHAPES, *SHAPES, name="late")
-        await commits(workload, 250).wait()
+        await workload.committed(250).wait()
         workload.stop()
         await writers
         audience.join(*WHERE_SHAPES, name="afterwards")
@@ -71,11 +56,11 @@ async def test_conditions_are_known_again_after_the_engine_was_killed(database: 
         await audience.agree()
         writers = group.create_task(workload.run(), name="workload")
         for _ in range(2):
-            await commits(workload, 80).wait()
+            await workload.committed(80).wait()
             killed = await service.kill("engine")
             await service.pid("engine", other_than=killed)
             await service.wait_active()
-        await commits(workload, 80).wait()
+        await workload.committed(80).wait()
         workload.stop()
         await writers
         await audience.agree()
