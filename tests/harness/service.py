@@ -65,7 +65,10 @@ class Service:
             "PENSTOCK_LONG_POLL_TIMEOUT_S": "3",
             **(env or {}),
         }
-        self._http: Final = httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(30.0))
+        # No connection is kept: a service may outlive the loop in which one was made.
+        self._http: Final = httpx.AsyncClient(
+            base_url=self.url, timeout=httpx.Timeout(30.0), limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     @property
     def slot(self) -> str:
