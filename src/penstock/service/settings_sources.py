@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FILE_NAME: Final = "penstock.toml"
-OPEN_TO_ALL: Final = (
-    "Running without a secret: whoever reaches the port can read all that the database user can read."
-)
+OPEN_TO_ALL: Final = "Running without a secret: whoever reaches the port can read all that the database user can read."
 _IDENTIFIER_BYTES_MAX: Final = 63
 _STREAM_ID: Final = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]+", re.ASCII)

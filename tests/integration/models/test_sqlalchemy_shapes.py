@@ -18,8 +18,8 @@ from penstock.models import shape
 
 pytestmark = pytest.mark.postgres
 
-ORDERED: Final = ("n", "small", "big", "price", "ratio", "done", "day", "clock", "naive", "at", "span", "token", "raw")
-EQUAL: Final = (*ORDERED, "single", "title", "code", "pad", "mood", "tags", "nums", "doc")
+ORDERED: Final = ("n", "small", "big", "price", "ratio", "day", "clock", "naive", "at", "span", "token", "raw")
+EQUAL: Final = (*ORDERED, "done", "single", "title", "code", "pad", "mood", "tags", "nums", "doc")
 WHOLE: Final = ("n", "small", "big")
 COMPARISONS: Final[tuple[Callable[[Any, Any], Any], ...]] = (
     lambda column, value: column < value,

@@ -284,10 +284,10 @@ async def test_values_that_change_under_their_names_end_the_shapes(
     """
     source.execute("CREATE TYPE pair AS (x int, y int); CREATE TABLE swaps (id int PRIMARY KEY, a int, b int, p pair)")
     source.execute("INSERT INTO swaps SELECT g, g, 10 * g, ROW(g, g)::pair FROM generate_series(1, 5) g")
-    source.execute("CREATE TABLE moved (LIKE swaps INCLUDING ALL); INSERT INTO moved SELECT * FROM swaps")
-    audience.join(ShapeUnderTest("swaps"), ShapeUnderTest("swaps", where="a > 3"), ShapeUnderTest("moved"))
+    source.execute("CREATE TABLE shuffled (LIKE swaps INCLUDING ALL); INSERT INTO shuffled SELECT * FROM swaps")
+    audience.join(ShapeUnderTest("swaps"), ShapeUnderTest("swaps", where="a > 3"), ShapeUnderTest("shuffled"))
     await audience.agree(is_patient=True)
-    source.execute("CLUSTER moved USING moved_pkey; INSERT INTO moved (id) VALUES (6)")
+    source.execute("CLUSTER shuffled USING shuffled_pkey; INSERT INTO shuffled (id) VALUES (6)")
     source.execute("ALTER TABLE swaps ALTER a SET DEFAULT 7; COMMENT ON COLUMN swaps.a IS 'none'; ANALYZE swaps")
     source.execute("INSERT INTO swaps (id) VALUES (6)")
     await audience.agree(is_patient=True)
