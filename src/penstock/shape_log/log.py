@@ -84,13 +84,13 @@ class FileShapeLog:
 
     __slots__ = (
         "__weakref__",
+        "_abandoned_from",
         "_aligned",
         "_chunk_bytes_max",
         "_chunks",
         "_committed",
         "_compaction",
         "_folder",
-        "_generation",
         "_has_failed",
         "_is_compacting_now",
         "_is_compaction_verified",
@@ -157,7 +157,8 @@ class FileShapeLog:
         self._committed: tuple[CommitLsn, EndLsn] | None = None
         self._settled: tuple[CommitLsn, EndLsn] | None = None
         self._unverified: set[int] | None = None
-        self._generation = 0
+        # While a thread writes: from which ordinal on what it was given counts no more; None when all of it does.
+        self._abandoned_from: int | None = None
         self._is_cut_needed = False
         self._is_settling = False
         self._has_failed = False
@@ -256,10 +257,14 @@ class FileShapeLog:
         """
         Drop the elements appended since the last commit (those of a transaction whose rest will be read again).
         """
-        if self._tail.committed < self._tail.base:
+        tail = self._tail
+        if self._is_settling:
+            # Ordinals are given anew behind what is kept, so the lowest tells, however much comes and goes meanwhile.
+            first = self._abandoned_from
+            self._abandoned_from = tail.committed if first is None else min(first, tail.committed)
+        if tail.committed < tail.base:
             self._return_to_aligned()
-        self._tail.abandon()
-        self._generation += 1
+        tail.abandon()
 
     async def write_snapshot(self, blocks: AsyncIterator[bytes], end_element: bytes) -> None:
         """
@@ -370,6 +375,7 @@ class FileShapeLog:
             return SettleOutcome.SETTLED
         commit, end = self._committed or (CommitLsn(0), EndLsn(0))
         self._is_settling = True
+        self._abandoned_from = None
         return SettleJob(
             folder=self._full_path,
             start=self._written,
@@ -380,7 +386,6 @@ class FileShapeLog:
             is_aligning=is_aligning,
             commit=commit.value,
             end=end.value,
-            generation=self._generation,
             base=tail.base,
         )
 
@@ -401,7 +406,7 @@ class FileShapeLog:
         if result.aligned is not None:
             self._aligned = result.aligned
             self._settled = (CommitLsn(job.commit), EndLsn(job.end))
-        if job.generation != self._generation and result.written != self._aligned:
+        if self._abandoned_from is not None and self._abandoned_from < past:
             # Part of an incomplete transaction was written that has been abandoned since.
             past = job.base + job.committed_count if job.committed_count else self._tail.base
             self._return_to_aligned()

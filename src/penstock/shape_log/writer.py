@@ -76,7 +76,6 @@ class SettleJob:
         is_aligning: whether the log is complete up to `commit` with the last of those, or as it is if there are none.
         commit: commit LSN of the last complete transaction, as a number.
         end: where it ended.
-        generation: told back by `ShapeLog` to itself.
         base: ordinal of the first element.
     """
 
@@ -89,7 +88,6 @@ class SettleJob:
     is_aligning: bool
     commit: int
     end: int
-    generation: int
     base: int
 
 

@@ -178,10 +178,11 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(
         before=st.lists(st.integers(0, 400), max_size=6),
-        during=st.lists(st.integers(0, 400), max_size=6),
-        event=st.sampled_from(["commit", "abandon", "append"]),
+        during=st.lists(
+            st.sampled_from(["commit", "abandon"]) | st.lists(st.integers(0, 400), min_size=1, max_size=6), max_size=5
+        ),
     )
-    def settle_meanwhile(self, before: list[int], during: list[int], event: str) -> None:
+    def settle_meanwhile(self, before: list[int], during: list[str | list[int]]) -> None:
         """
         What happens while a thread writes does not disturb it, nor does it disturb that.
         """
@@ -193,12 +194,13 @@ class LogMachine(RuleBasedStateMachine):
             self.disk.syncing.clear()
             settling = asyncio.ensure_future(self.store.settle([self.log]))
             await self.until_syncing(settling)
-            if event == "abandon":
-                self.abandon()
-            if during:
-                self.append(during)
-            if event == "commit":
-                self.commit()
+            for step in during:
+                if isinstance(step, list):
+                    self.append(step)
+                elif step == "commit":
+                    self.commit()
+                else:
+                    self.abandon()
             self.disk.gates.clear()
             gate.set()
             assert set((await settling).values()) == {SettleOutcome.SETTLED}

@@ -242,6 +242,36 @@ def test_abandoned_part_is_cut_from_the_files() -> None:
     asyncio.run(scenario())
 
 
+def test_a_commit_during_a_write_outlives_what_is_abandoned_behind_it() -> None:
+    """
+    A part that became a whole transaction while a thread wrote it stays, though something later is abandoned meanwhile.
+    """
+
+    async def scenario() -> None:
+        disk = FakeDisk()
+        store = FileShapeLogStore(ROOT, disk=disk, open_part_bytes_max=100)
+        log = await new_log(store, chunk_bytes_max=10_000)
+        log.append(200, [(op * 2, element(200, op * 2)) for op in range(20)])
+        await store.settle([log])
+        log.append(200, [(op * 2, element(200, op * 2)) for op in range(20, 40)])
+        gate = disk.gates[DATA_NAME] = threading.Event()
+        disk.syncing.clear()
+        settling = asyncio.ensure_future(store.settle([log]))
+        await turn_until(disk.syncing.is_set)
+        log.commit(CommitLsn(200), EndLsn(201))
+        log.append(300, [(0, element(300, 0))])
+        log.abandon_part()
+        disk.gates.clear()
+        gate.set()
+        await settling
+        assert await store.settle([log]) == {1: SettleOutcome.SETTLED}
+        found = await log.read(SNAPSHOT_END)
+        assert disk.serve(found) == b",".join(element(200, op * 2) for op in range(40))
+        assert log.settled == (CommitLsn(200), EndLsn(201))
+
+    asyncio.run(scenario())
+
+
 def test_what_found_no_space_is_cut_when_it_is_not_wanted_any_more() -> None:
     """
     Bytes of an open part that were written before space ran out do not stay behind a shorter log.
