@@ -22,9 +22,11 @@ from benchmarks import (
     many_syncs,
     pipeline,
     plots,
+    restart,
     routing,
     shape_logs,
     shape_memory,
+    wal_held,
 )
 from benchmarks.backlog import GROWTH, LARGE, SMALL, UNWANTED, UPDATES, make_suite
 from benchmarks.progress import say
@@ -44,9 +46,11 @@ SUITES: Final[Sequence[Suite]] = (
     many_syncs.SUITE,
     catch_up.SUITE,
     idle_latency.SUITE,
+    wal_held.SUITE,
     pipeline.SUITE,
     routing.SUITE,
     shape_memory.SUITE,
+    restart.SUITE,
     shape_logs.SUITE,
     http_serving.SUITE,
     GROWTH,

@@ -21,20 +21,20 @@ from typing import Final
 
 from benchmarks.measure import Usage, usage_of
 from benchmarks.progress import say
-from benchmarks.reading import ShapeReader
+from benchmarks.reading import ShapeReader, wait_readable
 from benchmarks.report import Figure, Sample
 from benchmarks.service import Service
-from benchmarks.source import SLOT, drop_slot, insert_at_once, insert_marker
+from benchmarks.source import SLOT, drop_slot, insert_marker, insert_wide
 from benchmarks.suites import Setting, Suite
 
 NAME: Final = "catch-up"
-ROWS_SHARE: Final = 0.6
-"""So many rows, as a share of those asked for: about 200 MB of log for a million, 1 GB for five."""
+ROWS_SHARE: Final = 0.8
+"""So many rows of about a KiB, as a share of those asked for: 1 GB of log for a million."""
+IN_TRANSACTION: Final = 1000
 ROUNDS: Final = 7
 _BUFFER_BYTES: Final = 1 << 20
 _START_S_MAX: Final = 60.0
-_WRITING_S_MAX: Final = 1800.0
-_LOOK_S: Final = 0.1
+_WRITING_S_MAX: Final = 600.0
 
 
 def measure_catch_up(setting: Setting) -> list[Figure]:
@@ -54,9 +54,9 @@ def measure_catch_up(setting: Setting) -> list[Figure]:
         ):
             service.wait_active()
             reader.read_all()
-            insert_at_once(database, 1, row_count)
+            insert_wide(database, 1, row_count, size=IN_TRANSACTION)
             marker = insert_marker(database, row_count + 1)
-            _wait_read(reader, service, marker)
+            wait_readable(reader, service, marker, timeout_s=_WRITING_S_MAX)
             counted = reader.read_all(is_counting=True)
             if counted.row_count != row_count + 1:
                 raise RuntimeError(f"the shape has {counted.row_count} rows, not {row_count + 1}")
@@ -105,18 +105,6 @@ def _round(service: Service, reader: ShapeReader, file: Path, number: int) -> tu
 
 def _sample(began: float, before: Usage, after: Usage) -> Sample:
     return Sample(time.monotonic() - began, after.cpu_s - before.cpu_s, after.peak_mib)
-
-
-def _wait_read(reader: ShapeReader, service: Service, marker: int) -> None:
-    """
-    Wait until the last row can be read, and what was written is settled.
-    """
-    deadline = time.monotonic() + _WRITING_S_MAX
-    while reader.position() < marker:
-        service.insist_alive()
-        if time.monotonic() > deadline:
-            raise RuntimeError("the rows do not come")
-        time.sleep(_LOOK_S)
 
 
 def _largest_file(folder: Path) -> Path:

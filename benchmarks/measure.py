@@ -125,6 +125,16 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """
+    Tell whether there is such a process that has not ended; one that nobody has waited for has.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
 def forget_peak() -> None:
     """
     Begin anew to look for the largest resident size of this process.

@@ -6,16 +6,19 @@ shares the machine with what is measured.
 from __future__ import annotations
 
 import http.client
+import time
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlencode
 
+from benchmarks.service import Service
 from benchmarks.source import TABLE
 from penstock.shapes.offset import LogOffset
 
 _BUFFER_BYTES: Final = 1 << 20
 _TIMEOUT_S: Final = 120.0
+_LOOK_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,12 @@ class ShapeReader:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """
+        Disconnect; the next request connects again.
+        """
         self._connection.close()
 
     def ask(self, *, offset: str, is_counting: bool = False, **more: str) -> Reply:
@@ -125,3 +134,27 @@ class ShapeReader:
         offset = LogOffset.parse(self.ask(offset="now").offset)
         assert offset is not None
         return offset.tx
+
+
+def wait_readable(reader: ShapeReader, service: Service, position: int, *, timeout_s: float) -> None:
+    """
+    Wait until the shape can be read up to a position, whoever must come back for that.
+
+    Raises:
+        RuntimeError: it cannot, after so long, or the service has ended.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not _is_readable(reader, position):
+        service.insist_alive()
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the rows do not come in {timeout_s:g} s:\n{service.log}")
+        time.sleep(_LOOK_S)
+
+
+def _is_readable(reader: ShapeReader, position: int) -> bool:
+    try:
+        return reader.position() >= position
+    except (RuntimeError, OSError, http.client.HTTPException):
+        # While the engine comes back there is none to ask; the next request connects anew.
+        reader.close()
+        return False

@@ -36,8 +36,12 @@ AIMS: Final[Mapping[str, float]] = {
     "syncs-many": 0.83,
     "catch-up": 0.7,
     "shape-memory": 1.0,
+    "wal-held": 1.0,
 }
 """Which ratio a scenario ought to reach, by its name."""
+
+_SMALL_RATIO: Final = 0.05
+"""Below it two digits say nothing."""
 
 _HEAD: Final = ("Scenario", "Penstock", "Reference", "Ratio", "Aim", "CPU µs/row", "Peak MiB")
 _LEGEND: Final = (
@@ -275,7 +279,8 @@ def write(report: Report, folder: Path = RESULTS, more: Iterable[str] = ()) -> P
 
 def _cells(figure: Figure) -> tuple[str, ...]:
     ratios = figure.ratios
-    spread = f" [{min(ratios):.2f} to {max(ratios):.2f}]" if len(ratios) > 1 else ""
+    digits = 2 if figure.ratio >= _SMALL_RATIO else 4
+    spread = f" [{min(ratios):.{digits}f} to {max(ratios):.{digits}f}]" if len(ratios) > 1 else ""
     cpu = "" if figure.cpu_us is None else f"{figure.cpu_us:.1f}"
     if figure.reference_cpu_us is not None:
         cpu += f" ({figure.reference_cpu_us:.1f})"
@@ -284,7 +289,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
         figure.scenario,
         _amount(figure.penstock, figure.unit),
         f"{_amount(figure.reference, figure.unit)}, {figure.reference_name}",
-        f"{figure.ratio:.2f}{spread}",
+        f"{figure.ratio:.{digits}f}{spread}",
         "" if aim is None else f"≥ {aim:g}{'' if figure.ratio >= aim else ', missed'}",
         cpu,
         "" if figure.peak_mib is None else f"{figure.peak_mib:.0f}",

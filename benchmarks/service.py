@@ -7,19 +7,21 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from benchmarks.measure import Usage, family, usage_of
+from benchmarks.measure import Usage, family, is_running, usage_of
 from benchmarks.source import SLOT
 
-_START_S_MAX: Final = 60.0
+START_S_MAX: Final = 60.0
 _STOP_S_MAX: Final = 30.0
 _POLL_S: Final = 0.02
 _LOG_CHARACTERS: Final = 3000
@@ -111,15 +113,37 @@ class Service:
         finally:
             self._process = None
 
-    def wait_active(self) -> None:
+    def kill(self) -> None:
+        """
+        End all its processes at once, as a power cut would.
+        """
+        process = self._process
+        assert process is not None
+        pids = family(process.pid)
+        # The supervisor comes first: it would start the others again.
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        self._process = None
+        deadline = time.monotonic() + _STOP_S_MAX
+        while any(is_running(pid) for pid in pids):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the killed service is still there after {_STOP_S_MAX:g} s")
+            time.sleep(_POLL_S)
+
+    def wait_active(self, timeout_s: float = START_S_MAX) -> None:
         """
         Wait until shapes can be made and read.
+
+        Args:
+            timeout_s: for so long.
         """
-        deadline = time.monotonic() + _START_S_MAX
+        deadline = time.monotonic() + timeout_s
         while self._health() != "active":
             self.insist_alive()
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the service is not active after {_START_S_MAX:g} s:\n{self.log}")
+                raise RuntimeError(f"the service is not active after {timeout_s:g} s:\n{self.log}")
             time.sleep(_POLL_S)
 
     def insist_alive(self) -> None:
@@ -129,6 +153,14 @@ class Service:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"the service has ended:\n{self.log}")
 
+    @property
+    def pid(self) -> int:
+        """
+        Its first process, which supervises the others.
+        """
+        assert self._process is not None
+        return self._process.pid
+
     def find_role(self, name: str) -> int:
         """
         Find the process of a role, as `receiver` or `engine`.
@@ -136,8 +168,7 @@ class Service:
         Raises:
             RuntimeError: there is none.
         """
-        assert self._process is not None
-        for pid in family(self._process.pid):
+        for pid in family(self.pid):
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             except OSError:
@@ -150,8 +181,7 @@ class Service:
         """
         Read what its processes have used so far.
         """
-        assert self._process is not None
-        return usage_of(self._process.pid)
+        return usage_of(self.pid)
 
     @property
     def log(self) -> str:

@@ -39,6 +39,8 @@ _ROW: Final = """
     n % 2 = 0,
     timestamptz '2026-01-01 00:00:00+00' + n * interval '1 second'
 """
+_WIDE_TIMES: Final = 22
+"""So many times the text is repeated in a wide row, which is about a KiB then, and still whole in its page."""
 _SCHEMA: Final = f"""
 CREATE TABLE {TABLE} (
     id bigint PRIMARY KEY,
@@ -64,6 +66,17 @@ BEGIN
         INSERT INTO {TABLE} SELECT {_ROW} FROM generate_series(
             first + start * size, least(first + start * size + size, first + count) - 1
         ) AS numbers (n);
+        COMMIT;
+    END LOOP;
+END
+$$;
+CREATE PROCEDURE insert_wide(first bigint, count bigint, size bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR start IN 0 .. (count - 1) / size LOOP
+        INSERT INTO {TABLE} SELECT id, account, title, status, repeat(coalesce(body, title), {_WIDE_TIMES}), priority, is_open,
+            changed_at FROM (SELECT {_ROW} FROM generate_series(
+                first + start * size, least(first + start * size + size, first + count) - 1
+            ) AS numbers (n)) AS made (id, account, title, status, body, priority, is_open, changed_at);
         COMMIT;
     END LOOP;
 END
@@ -133,6 +146,13 @@ def insert_in_groups(database: ThrowawayDatabase, first: int, count: int, *, siz
     Insert rows, so many in a transaction.
     """
     _call(database, f"{count:,} rows in transactions of {size:,}", "insert_in_groups", first, count, size)
+
+
+def insert_wide(database: ThrowawayDatabase, first: int, count: int, *, size: int) -> None:
+    """
+    Insert rows of about a KiB, so many in a transaction.
+    """
+    _call(database, f"{count:,} wide rows in transactions of {size:,}", "insert_wide", first, count, size)
 
 
 def update_one_by_one(database: ThrowawayDatabase, first: int, count: int) -> None:
