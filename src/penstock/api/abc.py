@@ -4,6 +4,7 @@ What serving needs of the shapes.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from penstock.shapes.offset import LogOffset
@@ -37,11 +38,12 @@ class ShapeSource(Protocol):
         """
         ...
 
-    async def wait(self, handle: str, after: LogOffset) -> WaitReply:
+    def wait(self, handle: str, after: LogOffset) -> Awaitable[WaitReply]:
         """
         Wait, without a deadline, until the shape has something after the place named, or is gone.
 
-        A place that the shape has not reached yet is waited for like any other. Cancelling ends the wait.
+        A place that the shape has not reached yet is waited for like any other. Cancelling ends the wait. There
+        are as many waits as shapes that clients follow: what is given should be a future where no task is needed for it.
 
         Raises:
             ConnectionLostError: the owner is away.

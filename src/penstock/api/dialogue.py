@@ -29,7 +29,7 @@ class News:
     What a parked request learns, with the body that all who learn it send.
     """
 
-    __slots__ = ("body", "prebuilt", "reply", "whole", "writes")
+    __slots__ = ("body", "prebuilt", "reply", "whole")
 
     def __init__(self, reply: Advanced | Rotated) -> None:
         self.reply: Final = reply
@@ -38,24 +38,6 @@ class News:
         """Parts of responses, by what tells those who get different ones apart; for whoever sends them."""
         self.whole: Final[dict[object, bytes]] = {}
         """Small responses, all but their first lines, by the same; for whoever sends them."""
-        self.writes: list[tuple[Callable[[bytes], object], bytes]] = []
-        """
-        Responses that were put off, each with how to write it. A write is a call of the system, after which the
-        processor has forgotten what it was doing: a few of them in a row take less time than as many that have
-        something else between them.
-        """
-
-    def write_all(self) -> None:
-        """
-        Write what was put off.
-        """
-        writes, self.writes = self.writes, []
-        for write, data in writes:
-            try:
-                write(data)
-            except RuntimeError:
-                # Its connection is closed, and learns so in a moment; the others want theirs.
-                continue
 
 
 @dataclass(frozen=True, slots=True)

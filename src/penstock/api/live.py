@@ -1,7 +1,8 @@
 """
 Waiting together: one question to the engine for all requests that wait for the same thing.
 
-Shell. Two kinds of questions are shared. Live requests that have everything up to the same place of the same log hang
+Shell. A wait costs no task: it is a future of the source, and what is to be told is told in a row, also where a change
+concerns many shapes with a client each. Two kinds of questions are shared. Live requests that have everything up to the same place of the same log hang
 on one `wait`, whose answer, body included, is made once for all of them. Live requests with equal parameters that come
 at the same time share one `open`; the answer may then be older than the request by one round trip, which a live request
 cannot notice, because it waits for whatever the answer did not contain. Plain requests share only a question that has
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from itertools import islice
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -27,7 +29,7 @@ from penstock.api.closed import ClosedRanges
 from penstock.api.dialogue import News
 from penstock.errors import ConnectionLostError
 from penstock.shapes.offset import LogOffset
-from penstock.shapes.reading import OpenReply, ShapeRequest
+from penstock.shapes.reading import OpenReply, ShapeRequest, WaitReply
 
 RETRY_DELAY_S_MIN: Final = 0.05
 RETRY_DELAY_S_MAX: Final = 0.5
@@ -68,76 +70,43 @@ class Question(Generic[_T]):
     A question under way, with all who wait for its answer.
     """
 
-    __slots__ = ("_askers", "_key", "_shared", "task")
+    __slots__ = ("_shared", "_work", "askers", "key")
 
     def __init__(self, shared: Shared[_T], key: Hashable) -> None:
         self._shared = shared
-        self._key = key
-        self._askers: dict[Asker[_T], None] = {}
-        self.task: asyncio.Task[_T] | None = None
+        self.key: Final = key
+        self.askers: Final[dict[Asker[_T], None]] = {}
+        """Who waits for the answer, in the order in which they came."""
+        self._work: asyncio.Future[Any] | None = None
 
-    @property
-    def askers_count(self) -> int:
+    def put(self, finding: Awaitable[Any]) -> None:
         """
-        How many wait for the answer.
+        Let this find the answer.
         """
-        return len(self._askers)
+        work = self._work = asyncio.ensure_future(finding)
+        if isinstance(work, asyncio.Task):
+            work.set_name(self._shared.name)
+        work.add_done_callback(self._finish)
 
     def join(self, asker: Asker[_T]) -> None:
         """
         Wait for the answer too.
         """
-        self._askers[asker] = None
+        self.askers[asker] = None
 
     def leave(self, asker: Asker[_T]) -> None:
         """
         Wait no longer; when the last has left, the question is taken back. Leaving twice has no effect.
         """
-        self._askers.pop(asker, None)
-        if not self._askers and self.task is not None and not self.task.done():
-            self._shared.drop(self._key, self)
-            self.task.cancel()
+        self.askers.pop(asker, None)
+        if not self.askers and self._work is not None and not self._work.done():
+            self._shared.drop(self)
+            self._work.cancel()
 
-    def finish(self, task: asyncio.Task[_T]) -> None:
-        """
-        Tell all who wait.
-        """
-        self._shared.drop(self._key, self)
-        loop = asyncio.get_running_loop()
-        error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
-        askers = self._askers
-        # In the order in which they came. Not the first of the dictionary again and again: it looks at all the places
-        # of those before.
-        in_order = iter(tuple(askers))
-
-        def tell(asker: Asker[_T]) -> None:
-            try:
-                if error is None:
-                    asker.told(task.result())
-                else:
-                    asker.failed(error)
-            except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
-                _log.error("an answer could not be passed on", exception=traceback.format_exc())
-
-        def settle() -> None:
-            try:
-                if error is None:
-                    self._shared.settle(task.result())
-            except Exception:  # noqa: BLE001 - likewise
-                _log.error("an answer could not be passed on", exception=traceback.format_exc())
-
-        def tell_some() -> None:
-            for number, asker in enumerate(islice(in_order, TOLD_AT_ONCE_MAX), 1):
-                if asker in askers:
-                    del askers[asker]
-                    tell(asker)
-                if number % SETTLED_AT_ONCE_MAX == 0:
-                    settle()
-            settle()
-            if askers:
-                loop.call_soon(tell_some)
-
-        tell_some()
+    def _finish(self, work: asyncio.Future[Any]) -> None:
+        error = asyncio.CancelledError() if work.cancelled() else work.exception()
+        if self.askers:
+            self._shared.finish(self, None if error is not None else work.result(), error)
 
 
 class _FutureAsker(Generic[_T]):
@@ -169,7 +138,13 @@ class Shared(Generic[_T]):
     """
 
     def __init__(
-        self, name: str, *, is_closed_when_put: bool = False, settle: Callable[[_T], None] | None = None
+        self,
+        name: str,
+        *,
+        is_closed_when_put: bool = False,
+        read: Callable[[Any], _T] | None = None,
+        put_again: Callable[[Any], Awaitable[Any]] | None = None,
+        settle: Callable[[], None] | None = None,
     ) -> None:
         """
         Begin without any.
@@ -178,12 +153,17 @@ class Shared(Generic[_T]):
             name: what is asked, for the names of tasks.
             is_closed_when_put: whether nobody joins a question that has been put already, so that every answer is
                 newer than all its askers.
-            settle: called with an answer whenever some askers have learnt it, before anything else happens.
+            read: makes of what was found what the askers are told.
+            put_again: finds the answer for a key when the engine was away; None where that is the askers' affair.
+            settle: called whenever some askers have learnt their answers, before anything else happens.
         """
-        self._name = name
+        self.name: Final = name
         self._is_closed_when_put = is_closed_when_put
-        self.settle: Final = settle or _do_nothing
+        self._read = read
+        self._put_again = put_again
+        self._on_settled = settle or _do_nothing
         self._questions: dict[Hashable, Question[_T]] = {}
+        self._answered: deque[_Answered[_T]] = deque()
 
     @property
     def count(self) -> int:
@@ -197,13 +177,13 @@ class Shared(Generic[_T]):
         """
         How many wait for answers to them.
         """
-        return sum(question.askers_count for question in self._questions.values())
+        return sum(len(question.askers) for question in self._questions.values())
 
     def count_askers(self) -> Iterator[tuple[Hashable, int]]:
         """
         Give each question that can be joined with the number of those who wait for its answer.
         """
-        return ((key, question.askers_count) for key, question in self._questions.items())
+        return ((key, len(question.askers)) for key, question in self._questions.items())
 
     def find(self, key: Hashable) -> Question[_T] | None:
         """
@@ -211,19 +191,18 @@ class Shared(Generic[_T]):
         """
         return self._questions.get(key)
 
-    def join(self, key: Hashable, put: Callable[[], Awaitable[_T]], asker: Asker[_T]) -> Question[_T]:
+    def join(self, key: Hashable, put: Callable[[], Awaitable[Any]], asker: Asker[_T]) -> Question[_T]:
         """
         Wait for the answer to the question for this key, which is put if it is not under way.
         """
         question = self._questions.get(key)
         if question is None:
             question = self._questions[key] = Question(self, key)
-            question.task = asyncio.get_running_loop().create_task(self._run(key, question, put), name=self._name)
-            question.task.add_done_callback(question.finish)
+            question.put(self._close_and_put(question, put) if self._is_closed_when_put else put())
         question.join(asker)
         return question
 
-    async def ask(self, key: Hashable, put: Callable[[], Awaitable[_T]]) -> _T:
+    async def ask(self, key: Hashable, put: Callable[[], Awaitable[Any]]) -> _T:
         """
         Give the answer to the question for this key.
         """
@@ -234,22 +213,113 @@ class Shared(Generic[_T]):
         finally:
             question.leave(asker)
 
-    async def _run(self, key: Hashable, question: Question[_T], put: Callable[[], Awaitable[_T]]) -> _T:
-        if self._is_closed_when_put:
-            self.drop(key, question)
-        return await put()
+    def finish(self, question: Question[_T], found: Any, error: BaseException | None) -> None:
+        """
+        Tell all who wait, in a moment, together with those whose answers come at the same time.
+        """
+        if isinstance(error, ConnectionLostError) and self._put_again is not None:
+            question.put(self._put_again(question.key))
+            return
+        self.drop(question)
+        if not self._answered:
+            asyncio.get_running_loop().call_soon(self._tell_some)
+        answer = found if error is not None or self._read is None else self._read(found)
+        # Not the first of the dictionary again and again: it looks at all the places of those before.
+        self._answered.append(_Answered(question.askers, iter(tuple(question.askers)), answer, error))
 
-    def drop(self, key: Hashable, question: Question[_T]) -> None:
+    def drop(self, question: Question[_T]) -> None:
         """
         Let nobody join any more.
         """
         # The key may belong to a newer question by now.
-        if self._questions.get(key) is question:
-            del self._questions[key]
+        if self._questions.get(question.key) is question:
+            del self._questions[question.key]
+
+    async def _close_and_put(self, question: Question[_T], put: Callable[[], Awaitable[Any]]) -> Any:
+        self.drop(question)
+        return await put()
+
+    def _tell_some(self) -> None:
+        told_count = 0
+        answered = self._answered
+        while answered and told_count < TOLD_AT_ONCE_MAX:
+            first = answered[0]
+            for asker in islice(first.in_order, TOLD_AT_ONCE_MAX - told_count):
+                if asker in first.askers:
+                    del first.askers[asker]
+                    _tell(asker, first)
+                told_count += 1
+                if told_count % SETTLED_AT_ONCE_MAX == 0:
+                    self._settle()
+            if told_count < TOLD_AT_ONCE_MAX:
+                answered.popleft()
+        self._settle()
+        if answered:
+            asyncio.get_running_loop().call_soon(self._tell_some)
+
+    def _settle(self) -> None:
+        try:
+            self._on_settled()
+        except Exception:  # noqa: BLE001 - nor may a fault in what some put off
+            _log.error("an answer could not be passed on", exception=traceback.format_exc())
 
 
-def _do_nothing(_: object) -> None:
+class _Answered(NamedTuple, Generic[_T]):
+    """
+    A question with its answer, and who has not been told yet.
+    """
+
+    askers: dict[Asker[_T], None]
+    in_order: Iterator[Asker[_T]]
+    answer: _T
+    error: BaseException | None
+
+
+def _tell(asker: Asker[_T], answered: _Answered[_T]) -> None:
+    try:
+        if answered.error is None:
+            asker.told(answered.answer)
+        else:
+            asker.failed(answered.error)
+    except Exception:  # noqa: BLE001 - one asker must not keep the answer from the others
+        _log.error("an answer could not be passed on", exception=traceback.format_exc())
+
+
+def _do_nothing() -> None:
     pass
+
+
+class Writes:
+    """
+    Responses that were put off, each with how to write it.
+
+    A write is a call of the system, after which the processor has forgotten what it was doing: a few of them in a row
+    take less time than as many that have something else between them.
+    """
+
+    def __init__(self) -> None:
+        """
+        Begin without any.
+        """
+        self._waiting: list[tuple[Callable[[bytes], object], bytes]] = []
+
+    def put_off(self, write: Callable[[bytes], object], data: bytes) -> None:
+        """
+        Write this with the others. Only for who is being told news: after that all are written at once.
+        """
+        self._waiting.append((write, data))
+
+    def write_all(self) -> None:
+        """
+        Write what was put off.
+        """
+        waiting, self._waiting = self._waiting, []
+        for write, data in waiting:
+            try:
+                write(data)
+            except RuntimeError:
+                # Its connection is closed, and learns so in a moment; the others want theirs.
+                continue
 
 
 class SharedSource:
@@ -261,7 +331,8 @@ class SharedSource:
         self._source = source
         self._opens: Shared[OpenReply] = Shared("open")
         self._plain_opens: Shared[OpenReply] = Shared("open", is_closed_when_put=True)
-        self._waits: Shared[News] = Shared("wait", settle=News.write_all)
+        self.writes: Final = Writes()
+        self._waits: Shared[News] = Shared("wait", read=News, put_again=self._wait_again, settle=self.writes.write_all)
         self._closed = ClosedRanges()
 
     @property
@@ -312,13 +383,13 @@ class SharedSource:
         """
         Wait, without a deadline and across restarts of the engine, for something after this place.
         """
-        return await self._waits.ask((handle, after), lambda: self._wait(handle, after))
+        return await self._waits.ask((handle, after), lambda: self._source.wait(handle, after))
 
     def join_wait(self, handle: str, after: LogOffset, asker: Asker[News]) -> Question[News]:
         """
         As `wait`, without a task for each who waits.
         """
-        return self._waits.join((handle, after), lambda: self._wait(handle, after), asker)
+        return self._waits.join((handle, after), lambda: self._source.wait(handle, after), asker)
 
     async def _open(self, request: ShapeRequest) -> OpenReply:
         try:
@@ -334,11 +405,11 @@ class SharedSource:
     def _find_opens(self, request: ShapeRequest) -> Shared[OpenReply]:
         return self._opens if request.is_live else self._plain_opens
 
-    async def _wait(self, handle: str, after: LogOffset) -> News:
+    async def _wait_again(self, key: tuple[str, LogOffset]) -> WaitReply:
         delay_s = RETRY_DELAY_S_MIN
         while True:
+            await asyncio.sleep(delay_s)
             try:
-                return News(await self._source.wait(handle, after))
+                return await self._source.wait(*key)
             except ConnectionLostError:
-                await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, RETRY_DELAY_S_MAX)

@@ -20,7 +20,7 @@ import struct
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import structlog
@@ -53,6 +53,9 @@ OUTPUT_BYTES_HIGH: Final = 4 * 2**20
 OUTPUT_BYTES_MAX: Final = 256 * 2**20
 """With more replies than this not taken, the peer is cut off."""
 
+UNSENT_BYTES_MAX: Final = 64 * 1024
+"""Frames are sent together up to this size."""
+
 OUTPUT_STALL_S: Final = 10.0
 """A peer that takes no replies for so long is cut off."""
 
@@ -60,6 +63,8 @@ RECONNECT_DELAY_S_MIN: Final = 0.02
 RECONNECT_DELAY_S_MAX: Final = 0.5
 
 SOCKET_PATH_BYTES_MAX: Final = 107
+
+_T = TypeVar("_T")
 
 _LENGTH: Final = struct.Struct(">I")
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -114,6 +119,8 @@ class _Framed(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._received = bytearray()
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -142,8 +149,20 @@ class _Framed(asyncio.Protocol):
         del self._received[:start]
 
     def send(self, frame: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(_LENGTH.pack(len(frame)) + frame)
+        """
+        Send a frame, in one write with all others that come in this turn of the loop.
+        """
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._write_unsent)
+        self._unsent += (_LENGTH.pack(len(frame)), frame)
+        self._unsent_bytes += len(frame)
+        if self._unsent_bytes > UNSENT_BYTES_MAX:
+            self._write_unsent()
+
+    def _write_unsent(self) -> None:
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        if unsent and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(b"".join(unsent))
 
     def refuse(self, reason: str) -> None:
         if self.transport is not None:
@@ -353,7 +372,7 @@ class RemoteShapeSource:
         """
         Whether the other process is there.
         """
-        return self._connection is not None
+        return self._connection is not None and self._connection.transport is not None
 
     async def start(self) -> None:
         """
@@ -378,50 +397,50 @@ class RemoteShapeSource:
         """
         As `ShapeSource.open`.
         """
-        return _OPEN_REPLY.decode(await self._call("open", request))
+        return await self._call(_OPEN_REPLY, "open", request)
 
-    async def wait(self, handle: str, after: LogOffset) -> WaitReply:
+    def wait(self, handle: str, after: LogOffset) -> asyncio.Future[WaitReply]:
         """
         As `ShapeSource.wait`.
         """
-        return _WAIT_REPLY.decode(await self._call("wait", (handle, after)))
+        return self._call(_WAIT_REPLY, "wait", (handle, after))
 
     async def health(self) -> Health:
         """
         As `ShapeSource.health`.
         """
-        return _HEALTH.decode(await self._call("health"))
+        return await self._call(_HEALTH, "health")
 
     async def status(self) -> dict[str, object]:
         """
         As `ShapeSource.status`.
         """
-        return _STATUS.decode(await self._call("status"))
+        return await self._call(_STATUS, "status")
 
     async def list_shapes(self, question: ShapesQuestion) -> ShapesListed:
         """
         As `ShapeSource.list_shapes`.
         """
-        return _SHAPES_REPLY.decode(await self._call("shapes", question))
+        return await self._call(_SHAPES_REPLY, "shapes", question)
 
     async def load_subset(self, question: SubsetQuestion) -> SubsetReply:
         """
         As `ShapeSource.load_subset`.
         """
-        return _SUBSET_REPLY.decode(await self._call("subset", question))
+        return await self._call(_SUBSET_REPLY, "subset", question)
 
     async def remove(self, request: RemoveRequest) -> RemoveReply:
         """
         As `ShapeSource.remove`.
         """
-        return _REMOVE_REPLY.decode(await self._call("remove", request))
+        return await self._call(_REMOVE_REPLY, "remove", request)
 
-    async def _call(self, method: str, arguments: object = None) -> msgspec.Raw:
+    def _call(self, decoder: msgspec.msgpack.Decoder[_T], method: str, arguments: object = None) -> asyncio.Future[_T]:
         connection = self._connection
         if connection is None:
-            raise ConnectionLostError("the engine is away")
+            return _fail("the engine is away")
         self._last_id += 1
-        return await connection.call(self._last_id, method, arguments)
+        return connection.call(self._last_id, decoder, method, arguments)
 
     async def _keep_connected(self) -> None:
         loop = asyncio.get_running_loop()
@@ -442,6 +461,32 @@ class RemoteShapeSource:
             await asyncio.sleep(delay_s)
 
 
+class _Answer(asyncio.Future[_T]):
+    """
+    The answer to a call; cancelling it takes the call back.
+    """
+
+    __slots__ = ("_connection", "decoder", "id")
+
+    def __init__(self, connection: _Connection, call_id: int, decoder: msgspec.msgpack.Decoder[_T]) -> None:
+        super().__init__()
+        self._connection = connection
+        self.id = call_id
+        self.decoder = decoder
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        is_cancelled = super().cancel(msg)
+        if is_cancelled:
+            self._connection.take_back(self.id)
+        return is_cancelled
+
+
+def _fail(reason: str) -> asyncio.Future[Any]:
+    failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    failed.set_exception(ConnectionLostError(reason))
+    return failed
+
+
 class _Connection(_Framed):
     """
     One life of the connection to the engine.
@@ -449,7 +494,7 @@ class _Connection(_Framed):
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._calls: dict[int, _Answer[Any]] = {}
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -465,34 +510,34 @@ class _Connection(_Framed):
         if self.transport is not None:
             self.transport.abort()
 
-    async def call(self, call_id: int, method: str, arguments: object) -> msgspec.Raw:
+    def call(
+        self, call_id: int, decoder: msgspec.msgpack.Decoder[_T], method: str, arguments: object
+    ) -> asyncio.Future[_T]:
         if self.transport is None or self.transport.is_closing():
-            raise ConnectionLostError("the engine is away")
+            return _fail("the engine is away")
         if self.transport.get_write_buffer_size() > OUTPUT_BYTES_MAX:
-            raise ConnectionLostError("the engine does not take calls")
-        answer: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
-        self._calls[call_id] = answer
+            return _fail("the engine does not take calls")
+        answer = self._calls[call_id] = _Answer(self, call_id, decoder)
         self.send(_ENCODER.encode((call_id, method, arguments)))
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if call_id in self._calls:
-                self.send(_ENCODER.encode((call_id, "cancel", None)))
-            raise
-        finally:
-            self._calls.pop(call_id, None)
+        return answer
+
+    def take_back(self, call_id: int) -> None:
+        if self._calls.pop(call_id, None) is not None:
+            self.send(_ENCODER.encode((call_id, "cancel", None)))
 
     def frame_received(self, frame: bytes) -> None:
         reply = _REPLY.decode(frame)
-        answer = self._calls.pop(reply.id, None)
-        if answer is None or answer.done():
+        answer = self._calls.get(reply.id)
+        if answer is None:
             return
+        # Who waits for something that cannot be read learns that the connection is cut, as everybody does.
         if reply.kind == _OK:
-            answer.set_result(reply.payload)
+            answer.set_result(answer.decoder.decode(reply.payload))
         elif reply.kind == _LOST:
             answer.set_exception(ConnectionLostError(_TEXT.decode(reply.payload)))
         else:
             answer.set_exception(EngineFaultError(_TEXT.decode(reply.payload)))
+        del self._calls[reply.id]
 
 
 def check_socket_path(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable
 from typing import Any, Final
 
 import msgspec
@@ -59,11 +60,11 @@ class ObservedSource:
         """
         return await self._source.open(request)
 
-    async def wait(self, handle: str, after: LogOffset) -> WaitReply:
+    def wait(self, handle: str, after: LogOffset) -> Awaitable[WaitReply]:
         """
         See `ShapeSource.wait`.
         """
-        return await self._source.wait(handle, after)
+        return self._source.wait(handle, after)
 
     async def health(self) -> Health:
         """

@@ -170,14 +170,14 @@ def test_wait_ends_with_a_change_or_the_end_of_the_log(tmp_path: Path, reach: An
         scripted = ScriptedSource()
         handle = scripted.add("items", row(1)).handle
         async with reach(scripted, tmp_path) as source:
-            waiting = asyncio.create_task(source.wait(handle, SNAPSHOT_END))
+            waiting = asyncio.ensure_future(source.wait(handle, SNAPSHOT_END))
             await until(lambda: scripted.waits_under_way == 1)
             scripted.append("items", 7, row(2))
             news = await waiting
             assert isinstance(news, Advanced)
             assert news.range.chunk_end == LogOffset(7, 0)
             assert isinstance(await source.wait(handle, SNAPSHOT_END), Advanced)
-            waiting = asyncio.create_task(source.wait(handle, LogOffset(7, 0)))
+            waiting = asyncio.ensure_future(source.wait(handle, LogOffset(7, 0)))
             await until(lambda: scripted.waits_under_way == 1)
             scripted.drop("items")
             assert await waiting == Rotated()
@@ -195,8 +195,8 @@ def test_cancelled_wait_ends_at_the_engine(tmp_path: Path, reach: Any) -> None:
         scripted = ScriptedSource()
         handle = scripted.add("items", row(1)).handle
         async with reach(scripted, tmp_path) as source:
-            waiting = asyncio.create_task(source.wait(handle, SNAPSHOT_END))
-            other = asyncio.create_task(source.wait(handle, SNAPSHOT_END))
+            waiting = asyncio.ensure_future(source.wait(handle, SNAPSHOT_END))
+            other = asyncio.ensure_future(source.wait(handle, SNAPSHOT_END))
             await until(lambda: scripted.waits_under_way == 2)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -282,7 +282,7 @@ def test_calls_under_way_fail_when_the_engine_goes_and_work_when_it_is_back(tmp_
                 await source.health()
             async with served(scripted, tmp_path):
                 await until(lambda: source.is_connected)
-                waiting = asyncio.create_task(source.wait(handle, SNAPSHOT_END))
+                waiting = asyncio.ensure_future(source.wait(handle, SNAPSHOT_END))
                 await until(lambda: scripted.waits_under_way == 1)
             with pytest.raises(ConnectionLostError):
                 await waiting
@@ -304,10 +304,10 @@ def test_calls_of_a_worker_that_left_are_cancelled(tmp_path: Path) -> None:
         handle = scripted.add("items", row(1)).handle
         async with served(scripted, tmp_path) as server, connected(tmp_path) as staying:
             await until(lambda: staying.is_connected)
-            kept = asyncio.create_task(staying.wait(handle, SNAPSHOT_END))
+            kept = asyncio.ensure_future(staying.wait(handle, SNAPSHOT_END))
             async with connected(tmp_path) as leaving:
                 await until(lambda: leaving.is_connected)
-                lost = asyncio.create_task(leaving.wait(handle, SNAPSHOT_END))
+                lost = asyncio.ensure_future(leaving.wait(handle, SNAPSHOT_END))
                 await until(lambda: scripted.waits_under_way == 2)
             with pytest.raises(ConnectionLostError):
                 await lost

@@ -580,7 +580,7 @@ class FastRequest:
             return False
         hub = self._hub
         response = hub.front(200, connection.server_state.default_headers) + self._request_id + found
-        news.writes.append((connection.transport.write, response))
+        hub.app.route.shared.writes.put_off(connection.transport.write, response)
         self.response_started = self.response_complete = True
         self._state = State.DONE
         self._dialogue = self._parking = None
