@@ -13,9 +13,10 @@ PYTEST      := $(BIN)/python -m pytest
 SEED        ?=
 COUNT       ?= 5000
 FROM        ?= 100000
-# Tests run in this many processes at once; those that share a server stay together. WORKERS=0 runs them one by one.
+# Tests run in this many processes at once; those that share a server stay together, and files are begun in the order
+# that tests/harness/longest.py has. WORKERS=0 runs them one by one.
 WORKERS     ?= 3
-PARALLEL    := -n $(WORKERS) --dist loadscope
+PARALLEL    := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup check fmt unit pg e2e sim soak torture bench profile fuzz sanitize reference lock clean

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import penstock
+from harness.longest import LONGEST
 
 ROOT: Final = Path(penstock.__file__).parent
 REPOSITORY: Final = Path(__file__).parent.parent
@@ -245,6 +246,15 @@ def test_every_test_says_what_should_hold() -> None:
                 calls = [ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)]
                 assert "time.sleep" not in calls, f"{path.name}:{node.name} sleeps"
     assert silent == []
+
+
+def test_the_files_that_come_first_are_there() -> None:
+    """
+    The list of the files that take longest does not outlive them.
+    """
+    names = [file.name for file in (REPOSITORY / "tests").rglob("test_*.py") if "node_modules" not in file.parts]
+    assert [name for name in LONGEST if names.count(name) != 1] == []
+    assert len(set(LONGEST)) == len(LONGEST)
 
 
 def test_links_between_documents_lead_somewhere() -> None:
