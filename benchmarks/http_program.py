@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ import httptools
 import uvicorn
 import uvloop
 
+from benchmarks.measure import allow_open_files
 from penstock.api.abc import ShapeSource
 from penstock.api.app import ShapeApp
 from penstock.api.remote import RemoteShapeSource, ShapeSourceServer
@@ -81,9 +81,7 @@ def allow_files() -> int:
     """
     Let this process have as many files open as the system lets it; gives how many clients that is good for.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard - DESCRIPTORS_SPARE if hard != resource.RLIM_INFINITY else sys.maxsize
+    return allow_open_files() - DESCRIPTORS_SPARE
 
 
 class MemorySource:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
+from benchmarks.measure import allow_open_files
 from benchmarks.progress import say
 from benchmarks.report import Figure
 from benchmarks.service import Service
@@ -27,7 +28,7 @@ from penstock.testing.postgres import ThrowawayDatabase
 NAME: Final = "syncs-many"
 ROWS_EACH: Final = 500
 CLIENTS_MAX: Final = 2000
-ONE_BY_ONE_MAX: Final = 400
+ONE_BY_ONE_MAX: Final = 200
 """So many come one after the other; they are the reference, and what one costs does not depend on their number."""
 ROUNDS: Final = 2
 _IDLE_S: Final = 2.0
@@ -122,6 +123,7 @@ def measure_many_syncs(setting: Setting) -> list[Figure]:
     """
     Measure clients together and one after the other.
     """
+    allow_open_files()
     count = max(2, min(CLIENTS_MAX, setting.row_count // ROWS_EACH))
     few = min(count, ONE_BY_ONE_MAX)
     database = setting.source.make_database()

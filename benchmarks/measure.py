@@ -5,6 +5,7 @@ What running something took: a command from its start to its end, or the process
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -123,6 +124,16 @@ def family(pid: int) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def allow_open_files() -> int:
+    """
+    Let this process, and those that it starts from now on, have as many files and connections open as the system lets it;
+    gives how many.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 def is_running(pid: int) -> bool:
