@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
-from penstock.collector.abc import RoutedChange, RoutedPart
+from penstock.collector.abc import RoutedPart
 from penstock.collector.collector import ShapeLogCollector, _OpenTransaction
 from penstock.collector.filter.index import FilterIndex
 from penstock.collector.flush_entries import Entry, Mark
@@ -42,7 +42,7 @@ from penstock.liveness.verify import Wait
 from penstock.liveness.watch import Action, ProgressWatch, WatchLimits, _Suspicion
 from penstock.postgres.lsn import CommitLsn, EndLsn, InsertLsn
 from penstock.postgres.snapshot import Snapshot, SnapshotBounds
-from penstock.replication.messages import Fragment, Frontier, Omitted, StreamEvent
+from penstock.replication.messages import Change, Fragment, Frontier, Omitted, StreamEvent
 from penstock.service.sweep import DebtSweep
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
 from stream_builder import RecordedFacts, definition
@@ -202,7 +202,7 @@ class Script:
         self.handled: Final[list[dict[int, int]]] = [{TABLE_A: 0, TABLE_B: 0}]
         self.of_commit: Final[dict[int, dict[int, int]]] = {}
         self.ends: Final[dict[int, int]] = {}
-        self.changes: Final[dict[tuple[int, int], RoutedChange]] = {}
+        self.changes: Final[dict[tuple[int, int], Change]] = {}
         for event in events:
             here = dict(self.handled[-1])
             for commit, table, place in _elements(event):
@@ -214,10 +214,7 @@ class Script:
             self.handled.append(here)
             if isinstance(event, Fragment):
                 for change in event.changes:
-                    oid = change.relation.id.oid
-                    self.changes[event.commit_lsn.value, change.op_position] = RoutedChange(
-                        change.operation, change.relation, oid, change.op_position, change.old, change.new
-                    )
+                    self.changes[event.commit_lsn.value, change.op_position] = change
             if isinstance(event, Fragment | Omitted) and event.end is not None:
                 self.ends[event.commit_lsn.value] = event.end.value
         self.last_end: Final = max(self.ends.values())
@@ -320,7 +317,7 @@ class ModelLog:
         """See `ShapeLog`."""
         return self.tail.bit_count()
 
-    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> None:
+    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> int:
         """See `ShapeLog`."""
         table = self._engine.row_of_life(self.life).table
         for place, _ in elements:
@@ -328,6 +325,7 @@ class ModelLog:
             if (self.tail | self.part | self._engine.files[self.life].mask) & bit:
                 raise Harm(f"decision 9: an element of commit {tx} stands twice in the log of {self.life}")
             self.part |= bit
+        return sum(len(element) for _, element in elements)
 
     def commit(self, commit_lsn: CommitLsn, end: EndLsn) -> None:
         """See `ShapeLog`."""
@@ -363,7 +361,7 @@ class ModelHandler:
     def handle(self, part: RoutedPart, shared: object) -> Sequence[tuple[int, bytes]]:
         """See `ShapeHandler`."""
         del shared
-        if part.changes and part.changes[0].table_oid == self._engine.failing:
+        if part.changes and part.changes[0].relation.id.oid == self._engine.failing:
             raise RuntimeError("this consumer fails")
         if not is_kept(self._bounds, part.commit_lsn, part.xid):
             return ()

@@ -1,8 +1,8 @@
 """
 What the collector hands to the consumers, and what it needs of them.
 
-The two that are made for every row and for every transaction are structs that the collector of cyclic garbage does not
-look at: they hold what was there before them, and nothing that could hold them.
+What is made for every transaction is a struct that the collector of cyclic garbage does not look at: it holds what was
+there before it, and nothing that could hold it.
 """
 
 from __future__ import annotations
@@ -14,35 +14,7 @@ import msgspec
 
 from penstock.postgres.lsn import CommitLsn, EndLsn
 from penstock.postgres.relation import RelationDescription
-from penstock.replication.messages import Change, Fragment, Operation, Row
-
-
-class RoutedChange(msgspec.Struct, gc=False):
-    """
-    One operation of a transaction on its way to the shapes it may concern.
-
-    Shared by all of them, and so are its encodings.
-
-    Attributes:
-        operation: what happened.
-        relation: describes the columns of the rows; the table the stream named, which may be a partition.
-        table_oid: the table of the shapes it is routed to: `relation`'s own, or a partitioned table above it.
-        op_position: place in its transaction.
-        old: as in `replication.messages.Change`.
-        new: as there.
-        is_old_missing: as there.
-        encoded: what a projection made of it; filled and read by whoever encodes.
-    """
-
-    operation: Operation
-    relation: RelationDescription
-    table_oid: int
-    op_position: int
-    old: Row | None
-    new: Row | None
-    is_old_missing: bool = False
-    encoded: dict[object, tuple[tuple[int, bytes], ...]] = msgspec.field(default_factory=dict)
-
+from penstock.replication.messages import Change, Fragment
 
 INCLUDES_NEW: Final = 1
 """A bit of a verdict: the new row satisfies the condition."""
@@ -70,7 +42,7 @@ class RoutedPart(msgspec.Struct, gc=False):
 
     commit_lsn: CommitLsn
     xid: int
-    changes: Sequence[RoutedChange]
+    changes: Sequence[Change]
     end: EndLsn | None
     verdicts: Sequence[int] | None = None
 
@@ -146,23 +118,7 @@ class WholeRun(Sequence[RoutedPart]):
         return self._parts
 
     def _make(self, fragment: Fragment) -> RoutedPart:
-        changes = [route(change, self.table_oid) for change in fragment.changes]
-        return RoutedPart(fragment.commit_lsn, fragment.xid, changes, fragment.end)
-
-
-def route(change: Change, table_oid: int) -> RoutedChange:
-    """
-    Send a change on its way to the shapes of a table.
-    """
-    return RoutedChange(
-        change.operation,
-        change.relation,
-        table_oid,
-        change.op_position,
-        change.old,
-        change.new,
-        change.is_old_missing,
-    )
+        return RoutedPart(fragment.commit_lsn, fragment.xid, fragment.changes, fragment.end)
 
 
 class ConsumerDelivery(Protocol):

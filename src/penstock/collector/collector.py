@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
-from penstock.collector.abc import CatalogFacts, ConsumerDelivery, RoutedChange, RoutedPart, WholeRun, route
+from penstock.collector.abc import CatalogFacts, ConsumerDelivery, RoutedPart, WholeRun
 from penstock.collector.filter.conditions import ConditionIndex
 from penstock.collector.filter.index import FilterIndex
 from penstock.collector.flush_tracker import FlushTracker, RunDebt
@@ -196,13 +196,15 @@ class ShapeLogCollector:
         known: RelationDescription | None = None
         for event in events:
             if isinstance(event, Fragment):
-                # Nearly all that comes, and nearly all of it of the relation that was asked about a moment ago.
-                for change in event.changes:
+                # Nearly all that comes is of the relation that was asked about a moment ago.
+                if event.relation is known is not None:
+                    continue
+                for change in event.changes if event.relation is None else event.changes[:1]:
                     if change.relation is not known:
                         known = change.relation
                         if self._facts.ancestors_of(known.id.oid) is None:
                             missing[known.id.oid] = None
-                    if change.operation is Operation.TRUNCATE:
+                    if change.operation is _TRUNCATE:
                         missing.update(dict.fromkeys(self._unknown(self._index.tables())))
             else:
                 missing.update(dict.fromkeys(self._unknown(self._relations_asked_about(event))))
@@ -257,18 +259,12 @@ class ShapeLogCollector:
         end = fragment.end
         if end is None or self._open is not None or not fragment.is_first:
             return False
-        relation = None
-        for change in fragment.changes:
-            if change.relation is not relation:
-                if relation is not None:
-                    return False
-                relation = change.relation
-            if change.operation is _TRUNCATE:
-                return False
+        relation = fragment.relation
+        if relation is None and fragment.changes:
+            return False
         tables: Sequence[int] = ()
         if relation is not None:
-            cached = self._tables_of.get(relation.id.oid)
-            tables = self._find_tables(relation.id.oid) if cached is None else cached
+            tables = self._tables_for(relation.id.oid)
             if len(tables) > 1:
                 return False
         commit = fragment.commit_lsn
@@ -327,28 +323,23 @@ class ShapeLogCollector:
         if not matches:
             return
         place_of = {id(change): place for place, fragment in enumerate(fragments) for change in fragment.changes}
-        # Shared by all groups that a change was found for, and so are its encodings.
-        routed_of: dict[int, RoutedChange] = {}
         for incarnations, changes, verdicts in matches:
             parts: list[RoutedPart] = []
             first = newest = -1
-            routed_changes: list[RoutedChange] = []
+            chosen: list[Change] = []
             known: list[int] = []
             for change, verdict in zip(changes, verdicts, strict=True):
-                routed = routed_of.get(id(change))
-                if routed is None:
-                    routed = routed_of[id(change)] = route(change, run.table_oid)
                 place = place_of[id(change)]
                 if place == newest:
-                    routed_changes.append(routed)
+                    chosen.append(change)
                     known.append(verdict)
                     continue
                 if newest < 0:
                     first = place
                 newest = place
-                routed_changes, known = [routed], [verdict]
+                chosen, known = [change], [verdict]
                 fragment = fragments[place]
-                parts.append(RoutedPart(fragment.commit_lsn, fragment.xid, routed_changes, fragment.end, known))
+                parts.append(RoutedPart(fragment.commit_lsn, fragment.xid, chosen, fragment.end, known))
             debts.append(RunDebt(incarnations, run.before[first], fragments[first], fragments[newest]))
             for incarnation in incarnations:
                 already = self._collected.get(incarnation)
@@ -396,14 +387,14 @@ class ShapeLogCollector:
             changes = [change for change in changes if change.op_position > transaction.position]
         if changes:
             transaction.position = changes[-1].op_position
-        by_table, spoiled = self._sort_by_table(changes)
+        by_table, spoiled = self._sort_by_table(changes, fragment.relation)
         self._route(transaction, fragment, by_table, spoiled, now)
 
     def _route(
         self,
         transaction: _OpenTransaction,
         fragment: Fragment,
-        by_table: dict[int, list[RoutedChange]],
+        by_table: dict[int, list[Change]],
         spoiled: list[int],
         now: float,
     ) -> None:
@@ -433,7 +424,7 @@ class ShapeLogCollector:
 
         # Deliver.
         rest: dict[int, None] = {} if end is None else dict(concerned)
-        whole = [(index.whole(table), routed, None) for table, routed in by_table.items()]
+        whole = [(index.whole(table), some, None) for table, some in by_table.items()]
         for some, changes, verdicts in (*whole, *matches):
             part = RoutedPart(fragment.commit_lsn, fragment.xid, changes, end, verdicts)
             for incarnation in some:
@@ -449,11 +440,20 @@ class ShapeLogCollector:
             if incarnation not in excluded:
                 self._collect(incarnation, part)
 
-    def _sort_by_table(self, changes: list[Change]) -> tuple[dict[int, list[RoutedChange]], list[int]]:
+    def _sort_by_table(
+        self, changes: list[Change], only: RelationDescription | None
+    ) -> tuple[dict[int, list[Change]], list[int]]:
         """
-        Make routed changes by table with shapes, and name the tables with shapes that a truncate spoils.
+        Give the changes for each table with shapes, and name the tables with shapes that a truncate spoils.
+
+        Args:
+            changes: of a fragment.
+            only: the fragment's relation.
         """
-        by_table: dict[int, list[RoutedChange]] = {}
+        if only is not None:
+            # One list for all: nobody changes it.
+            return (dict.fromkeys(self._tables_for(only.id.oid), changes) if changes else {}), []
+        by_table: dict[int, list[Change]] = {}
         spoiled: dict[int, None] = {}
         before = None
         tables: Sequence[int] = ()
@@ -461,18 +461,15 @@ class ShapeLogCollector:
             relation = change.relation
             if relation is not before:
                 before = relation
-                cached = self._tables_of.get(relation.id.oid)
-                tables = self._find_tables(relation.id.oid) if cached is None else cached
-            operation = change.operation
-            if operation is Operation.TRUNCATE:
+                tables = self._tables_for(relation.id.oid)
+            if change.operation is _TRUNCATE:
                 spoiled.update(dict.fromkeys(self._tables_around(relation.id.oid)))
                 continue
             for table in tables:
-                routed = route(change, table)
                 if table in by_table:
-                    by_table[table].append(routed)
+                    by_table[table].append(change)
                 else:
-                    by_table[table] = [routed]
+                    by_table[table] = [change]
         return by_table, list(spoiled)
 
     def _handle_omitted(self, omitted: Omitted, now: float) -> None:
@@ -532,10 +529,13 @@ class ShapeLogCollector:
             self._delivery.relation_spoiled(tables, transaction.commit_lsn, REASON_CUT_OFF, transaction.xid)
         self._open = None
 
-    def _find_tables(self, relation_oid: int) -> Sequence[int]:
+    def _tables_for(self, relation_oid: int) -> Sequence[int]:
         """
         Give the tables with shapes that a row of this relation belongs to, and remember them while nothing can change.
         """
+        known = self._tables_of.get(relation_oid)
+        if known is not None:
+            return known
         tables = [table for table in self._tables_above(relation_oid) if self._index.has_table(table)]
         self._tables_of[relation_oid] = tables
         return tables

@@ -74,12 +74,10 @@ class RowWriter(Protocol):
         Make the message of a row that went.
         """
 
-    def messages(
-        self, changes: Sequence[Any], relation: Any, key: object, end: bytes
-    ) -> list[tuple[int, bytes]] | None:
+    def messages(self, changes: Sequence[Any], relation: Any, end: bytes) -> list[tuple[int, bytes]] | None:
         """
-        Make the messages of many changes (`collector.abc.RoutedChange`) of one relation, using and filling what is kept
-        with each under a key. None when a change has to be looked at by itself.
+        Make the messages of many changes (`replication.messages.Change`) of one relation. None when a change has to be
+        looked at by itself.
         """
 
     def transactions(self, fragments: list[Any]) -> list[tuple[int, Sequence[tuple[int, bytes]]]] | None:
@@ -100,7 +98,14 @@ class Core(Protocol):
         """
 
     def FrameLoop(  # noqa: N802, PLR0917 - a class
-        self, change: Any, fragment: Any, commit_lsn: Any, end_lsn: Any, operations: Any, fragment_bytes_max: int
+        self,
+        change: Any,
+        fragment: Any,
+        commit_lsn: Any,
+        end_lsn: Any,
+        operations: Any,
+        mixed: Any,
+        fragment_bytes_max: int,
     ) -> FrameLoop:
         """
         Make a loop that makes changes and fragments of these classes.

@@ -327,18 +327,20 @@ cdef class FrameLoop:
     The classes of what it makes are given, so that this module stands below those that define them.
     """
 
-    cdef object change, fragment, commit_lsn, end_lsn, inserting, updating, deleting
+    cdef object change, fragment, commit_lsn, end_lsn, inserting, updating, deleting, mixed
     cdef Py_ssize_t fragment_bytes_max
 
-    def __init__(self, change, fragment, commit_lsn, end_lsn, operations, Py_ssize_t fragment_bytes_max):
+    def __init__(self, change, fragment, commit_lsn, end_lsn, operations, mixed, Py_ssize_t fragment_bytes_max):
         """
-        Make changes and fragments of these classes; `operations` are those of insert, update and delete.
+        Make changes and fragments of these classes; `operations` are those of insert, update and delete, `mixed` stands
+        for no relation in common.
         """
         self.change = change
         self.fragment = fragment
         self.commit_lsn = commit_lsn
         self.end_lsn = end_lsn
         self.inserting, self.updating, self.deleting = operations
+        self.mixed = mixed
         self.fragment_bytes_max = fragment_bytes_max
 
     def feed(self, assembler, bytes frames not None, list events not None):
@@ -354,6 +356,7 @@ cdef class FrameLoop:
         cdef dict tables = assembler._tables
         # What is state of the assembler is kept here meanwhile, and told it before it is asked for anything.
         cdef list changes = assembler._changes
+        only = assembler._only
         cdef long long position = assembler._position
         commit_lsn = assembler._commit_lsn
         cdef bint is_inside = commit_lsn is not None
@@ -394,13 +397,16 @@ cdef class FrameLoop:
                     old = table.read_delete(data, at, end)
                     change = self.change(self.deleting, table.description, position, old, None, old is None)
                 changes.append(change)
+                if table.description is not only:
+                    only = table.description if only is None else self.mixed
                 position += POSITION_STEP
                 at = end
                 if end - fragment_at > self.fragment_bytes_max:
-                    self.tell(assembler, commit_lsn, xid, is_first, changes, position)
+                    self.tell(assembler, commit_lsn, xid, is_first, changes, only, position)
                     assembler._close_fragment(events)
                     is_first = assembler._is_first
                     changes = assembler._changes
+                    only = None
                     fragment_at = end
             elif kind == 66:  # B
                 if is_inside or length != BEGIN_BYTES:
@@ -411,6 +417,7 @@ cdef class FrameLoop:
                 xid = _u32(data + at + KIND_AT + 17)
                 is_first = True
                 changes = []
+                only = None
                 position = 0
                 at = fragment_at = end
             elif kind == 67:  # C
@@ -425,34 +432,39 @@ cdef class FrameLoop:
                         changes,
                         is_first,
                         _position(self.end_lsn, _u64(data + at + KIND_AT + 10)),
+                        only if only is not self.mixed else None,
                     )
                 )
                 is_inside = False
                 commit_lsn = None
                 changes = []
+                only = None
                 at = end
             elif kind == 82:  # R
-                self.tell(assembler, commit_lsn, xid, is_first, changes, position)
+                self.tell(assembler, commit_lsn, xid, is_first, changes, only, position)
                 assembler._describe(frames[at + KIND_AT : end], events)
                 is_first = assembler._is_first
                 if assembler._changes is not changes:
                     changes = assembler._changes
+                    only = None
                     fragment_at = end
                 at = end
             elif kind == 84:  # T
-                self.tell(assembler, commit_lsn, xid, is_first, changes, position)
+                self.tell(assembler, commit_lsn, xid, is_first, changes, only, position)
                 assembler._truncate(frames[at + KIND_AT : end])
+                if position != <long long>assembler._position:
+                    only = self.mixed
                 position = assembler._position
                 at = end
             elif kind == 89 or kind == 79 or kind == 77:  # Y, O, M
                 at = end
             else:
                 raise DecodeError(f"not a message of pgoutput: it begins with {bytes((kind,))!r}")
-        self.tell(assembler, commit_lsn, xid, is_first, changes, position)
+        self.tell(assembler, commit_lsn, xid, is_first, changes, only, position)
         assembler._close_fragment(events)
 
     cdef int tell(
-        self, assembler, commit_lsn, uint32_t xid, bint is_first, list changes, long long position
+        self, assembler, commit_lsn, uint32_t xid, bint is_first, list changes, only, long long position
     ) except -1:
         """
         Put the state where the assembler has it.
@@ -461,6 +473,7 @@ cdef class FrameLoop:
         assembler._xid = xid
         assembler._is_first = is_first
         assembler._changes = changes
+        assembler._only = only
         assembler._position = position
         return 0
 
@@ -864,7 +877,7 @@ cdef class RowWriter:
         self.put_come(before, after, &tail, op)
         return ((op, gone), (op + 1, _take()))
 
-    def messages(self, changes not None, relation, key, bytes end not None):
+    def messages(self, changes not None, relation, bytes end not None):
         """
         Make the messages of many changes; see `wire.rows.RowEncoder.messages`.
         """
@@ -873,16 +886,8 @@ cdef class RowWriter:
         cdef StreamRow before, after
         cdef End tail = _end_of(end)
         cdef long long op
-        cdef dict encoded
         for change in changes:
-            if change.relation is not relation:
-                return None
-            encoded = change.encoded
-            known = encoded.get(key)
-            if known is not None:
-                made += <tuple?>known
-                continue
-            if change.is_old_missing:
+            if change.relation is not relation or change.is_old_missing:
                 return None
             old, new = change.old, change.new
             op = change.op_position
@@ -896,16 +901,11 @@ cdef class RowWriter:
             else:
                 before, after = self.check(old), self.check(new)
                 if not self.keys.is_same(before, after):
-                    known = self.update(before, after, end, op)
-                    encoded[key] = known
-                    made += <tuple>known
+                    made += <tuple>self.update(before, after, end, op)
                     continue
                 if not self.put_update(before, after, &tail, op):
-                    encoded[key] = ()
                     continue
-            message = (op, PyBytes_FromStringAndSize(<const char *>_buffer, _filled))
-            encoded[key] = (message,)
-            made.append(message)
+            made.append((op, PyBytes_FromStringAndSize(<const char *>_buffer, _filled)))
         _filled = 0
         _give_back()
         return made

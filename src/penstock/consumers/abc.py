@@ -256,9 +256,10 @@ class ShapeLog(Protocol):
         """
         ...
 
-    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> None:
+    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> int:
         """
         Add elements of the transaction with this commit LSN, as (position, JSON), after all before; not yet readable.
+        Tells how many bytes they have.
         """
         ...
 

@@ -217,11 +217,10 @@ class Consumer:
                 if last is not None:
                     self._commit_whole(log, whole, last)
                     whole, last = [], None
-                if answer:
-                    log.append(commit, answer)
+                added = log.append(commit, answer) if answer else 0
                 if part.end is None:
                     self._open = commit
-                    self._open_bytes += sum(len(element) for _, element in answer)
+                    self._open_bytes += added
                     if self._open_bytes > self._limits.open_bytes_max:
                         return Rotate(
                             f"a transaction holds more than {self._limits.open_bytes_max} bytes for the shape"

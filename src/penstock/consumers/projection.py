@@ -33,7 +33,7 @@ from typing import Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
-from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange, RoutedPart, WholeRun
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedPart, WholeRun
 from penstock.consumers.schema_check import check_description
 from penstock.errors import ShapeError
 from penstock.postgres.relation import RelationDescription
@@ -130,17 +130,14 @@ class Projection:
             relation = part.changes[0].relation
             encoder = self._encoder_for(relation)
             if isinstance(encoder, RowEncoder) and encoder.messages is not None:
-                together = encoder.messages(part.changes, relation, self, end)
+                together = encoder.messages(part.changes, relation, end)
                 if together is not None:
                     return together if part.end is None else _mark(together)
         plain: list[Element] = []
         for change in part.changes:
-            elements = change.encoded.get(self)
-            if elements is None:
-                made = self._encode(change, end)
-                if isinstance(made, Rotate):
-                    return made
-                elements = change.encoded[self] = made
+            elements = self._encode(change, end)
+            if isinstance(elements, Rotate):
+                return elements
             plain += elements
         return plain if part.end is None else _mark(plain)
 
@@ -182,19 +179,19 @@ class Projection:
                 made.append((commit, _mark(plain)))
         return made
 
-    def kept(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+    def kept(self, change: Change, end: bytes) -> Elements | Rotate:
         """
         Make the elements of a change whose rows all are in the shape.
         """
         return self._remembered(change, end, self, self._encode)
 
-    def entered(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+    def entered(self, change: Change, end: bytes) -> Elements | Rotate:
         """
         Make the elements of an update that moves a row into the shape.
         """
         return self._remembered(change, end, self._entered, self._encode_entered)
 
-    def left(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+    def left(self, change: Change, end: bytes) -> Elements | Rotate:
         """
         Make the elements of an update that moves a row out of the shape.
         """
@@ -202,22 +199,25 @@ class Projection:
 
     @staticmethod
     def _remembered(
-        change: RoutedChange, end: bytes, key: object, encode: Callable[[RoutedChange, bytes], Elements | Rotate]
+        change: Change, end: bytes, key: object, encode: Callable[[Change, bytes], Elements | Rotate]
     ) -> Elements | Rotate:
-        elements = change.encoded.get(key)
+        encoded = change.encoded
+        if encoded is None:
+            encoded = change.encoded = {}
+        elements = encoded.get(key)
         if elements is not None:
             return elements
         made = encode(change, end)
         if not isinstance(made, Rotate):
-            change.encoded[key] = made
+            encoded[key] = made
         return made
 
-    def _encode_entered(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+    def _encode_entered(self, change: Change, end: bytes) -> Elements | Rotate:
         encoder = self._encoder_for(change.relation)
         assert change.new is not None
         return encoder if isinstance(encoder, Rotate) else encoder.insert(change.new, end, change.op_position)
 
-    def _encode_left(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+    def _encode_left(self, change: Change, end: bytes) -> Elements | Rotate:
         encoder = self._encoder_for(change.relation)
         assert change.old is not None
         return encoder if isinstance(encoder, Rotate) else encoder.delete(change.old, end, change.op_position)
@@ -225,7 +225,7 @@ class Projection:
     def _encoder_for(self, relation: RelationDescription) -> RowEncoder | Rotate:
         return self._encoder if relation is self._relation else self._take_description(relation)
 
-    def _encode(self, change: RoutedChange | Change, end: bytes) -> Elements | Rotate:
+    def _encode(self, change: Change, end: bytes) -> Elements | Rotate:
         if change.operation is Operation.TRUNCATE:
             return _TRUNCATED
         if change.is_old_missing:
@@ -294,7 +294,7 @@ class Selection(Projection):
             plain.extend(made)
         return plain if part.end is None else _mark(plain)
 
-    def _judge(self, change: RoutedChange, end: bytes) -> Elements | Rotate:
+    def _judge(self, change: Change, end: bytes) -> Elements | Rotate:
         """
         Evaluate the condition on the rows of a change, and make its elements.
         """
@@ -312,7 +312,7 @@ class Selection(Projection):
             verdict |= INCLUDES_NEW
         return self._convert(change, end, verdict)
 
-    def _convert(self, change: RoutedChange, end: bytes, verdict: int) -> Elements | Rotate:
+    def _convert(self, change: Change, end: bytes, verdict: int) -> Elements | Rotate:
         """
         Make the elements of a change of which it is known what satisfies the condition.
         """

@@ -46,6 +46,7 @@ class Change(msgspec.Struct, gc=False):
             (then `is_old_missing`).
         new: the new row of an insert or update, unchanged TOAST values filled in from `old`.
         is_old_missing: whether an update or delete came without its complete old row.
+        encoded: what was made of it for those who are served it, by whoever made it; filled and read by them.
     """
 
     operation: Operation
@@ -54,6 +55,7 @@ class Change(msgspec.Struct, gc=False):
     old: Row | None
     new: Row | None
     is_old_missing: bool = False
+    encoded: dict[object, tuple[tuple[int, bytes], ...]] | None = None
 
 
 class Fragment(msgspec.Struct, gc=False):
@@ -66,6 +68,8 @@ class Fragment(msgspec.Struct, gc=False):
         changes: may be empty only in a fragment that ends a transaction.
         is_first: whether the transaction begins with it.
         end: set on the fragment that ends the transaction: the position just past its commit.
+        relation: describes the rows of all changes; None when nobody has looked, when they are of several relations, when
+            a truncate is among them, and when there are none.
     """
 
     commit_lsn: CommitLsn
@@ -73,6 +77,7 @@ class Fragment(msgspec.Struct, gc=False):
     changes: list[Change]
     is_first: bool
     end: EndLsn | None
+    relation: RelationDescription | None = None
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from typing import Final
 from penstock.compiled.choice import FrameLoop, RowDecoder, core
 from penstock.errors import DecodeError
 from penstock.postgres.lsn import CommitLsn, EndLsn
-from penstock.postgres.relation import RelationDescription
+from penstock.postgres.relation import RelationDescription, TableId
 from penstock.replication.frames import FRAME_LENGTH_BYTES, MESSAGE_AT
 from penstock.replication.messages import FRAGMENT_BYTES_MAX, Change, Fragment, Operation, RelationSeen, StreamEvent
 from penstock.replication.pgoutput import TableDecoder, decode_relation, decode_truncate, unknown_relation
@@ -47,8 +47,10 @@ _OPERATION_AT: Final = FRAME_LENGTH_BYTES + MESSAGE_AT + 1
 _ROW_AT: Final = _OPERATION_AT + 4
 _POSITION_STEP: Final = 2
 
+_MIXED: Final = RelationDescription(TableId(0, "", ""), "", ())
+
 # What the compiled loop makes.
-_MADE: Final = (Change, Fragment, CommitLsn, EndLsn, (Operation.INSERT, Operation.UPDATE, Operation.DELETE))
+_MADE: Final = (Change, Fragment, CommitLsn, EndLsn, (Operation.INSERT, Operation.UPDATE, Operation.DELETE), _MIXED)
 
 
 class TransactionAssembler:
@@ -63,6 +65,7 @@ class TransactionAssembler:
         "_known",
         "_loop",
         "_make_decoder",
+        "_only",
         "_position",
         "_tables",
         "_xid",
@@ -79,6 +82,8 @@ class TransactionAssembler:
         self._position = 0
         self._is_first = True
         self._changes: list[Change] = []
+        # What `Fragment.relation` will be; `_MIXED` when changes will have none in common.
+        self._only: RelationDescription | None = None
         compiled = core()
         self._make_decoder: Callable[[RelationDescription], RowDecoder] = TableDecoder
         self._loop: FrameLoop | None = None
@@ -108,6 +113,7 @@ class TransactionAssembler:
         """
         self._commit_lsn = None
         self._changes = []
+        self._only = None
         self._tables.clear()
         events: list[StreamEvent] = []
         for message in descriptions:
@@ -139,6 +145,7 @@ class TransactionAssembler:
         size = len(frames)
         tables = self._tables
         changes = self._changes
+        only = self._only
         position = self._position
         at = fragment_at = 0
         while at < size:
@@ -171,6 +178,7 @@ class TransactionAssembler:
                 self._commit_lsn = CommitLsn(commit_lsn)
                 self._is_first = True
                 self._changes = changes = []
+                self._only = only = None
                 position = self._position = 0
                 at = fragment_at = end
                 continue
@@ -180,22 +188,28 @@ class TransactionAssembler:
                 _, commit_lsn, end_lsn = _COMMIT.unpack_from(frames, at + _OPERATION_AT)
                 if commit_lsn != self._commit_lsn.value:
                     raise DecodeError("a transaction ends that is not the one that began")
-                events.append(Fragment(self._commit_lsn, self._xid, changes, self._is_first, EndLsn(end_lsn)))
+                relation = only if only is not _MIXED else None
+                events.append(Fragment(self._commit_lsn, self._xid, changes, self._is_first, EndLsn(end_lsn), relation))
                 self._commit_lsn = None
                 self._changes = changes = []
+                self._only = only = None
                 at = end
                 continue
             elif kind == 82:  # R
                 self._position = position
+                self._only = only
                 self._describe(frames[at + _OPERATION_AT - 1 : end], events)
                 if self._changes is not changes:
                     changes = self._changes
+                    only = None
                     fragment_at = end
                 at = end
                 continue
             elif kind == 84:  # T
                 self._position = position
                 self._truncate(frames[at + _OPERATION_AT - 1 : end])
+                if self._position != position:
+                    only = _MIXED
                 position = self._position
                 at = end
                 continue
@@ -207,14 +221,19 @@ class TransactionAssembler:
             if self._commit_lsn is None:
                 raise DecodeError("a change came outside a transaction")
             changes.append(change)
+            if table.description is not only:
+                only = _MIXED if only is not None else table.description
             position += _POSITION_STEP
             at = end
             if end - fragment_at > FRAGMENT_BYTES_MAX:
                 self._position = position
+                self._only = only
                 self._close_fragment(events)
                 changes = self._changes
+                only = None
                 fragment_at = end
         self._position = position
+        self._only = only
         self._close_fragment(events)
 
     def _close_fragment(self, events: list[StreamEvent]) -> None:
@@ -223,9 +242,11 @@ class TransactionAssembler:
         """
         if self._commit_lsn is None or not self._changes:
             return
-        events.append(Fragment(self._commit_lsn, self._xid, self._changes, self._is_first, None))
+        relation = self._only if self._only is not _MIXED else None
+        events.append(Fragment(self._commit_lsn, self._xid, self._changes, self._is_first, None, relation))
         self._is_first = False
         self._changes = []
+        self._only = None
 
     def _describe(self, message: bytes, events: list[StreamEvent]) -> None:
         """

@@ -17,9 +17,10 @@ Pure.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
 from penstock.compiled import choice
@@ -52,15 +53,18 @@ def plan_runs(sizes: Sequence[int], boundaries: Sequence[int], committed_count: 
         boundaries: how many elements precede each chunk end, ascending.
         committed_count: how many elements belong to complete transactions; the others follow them.
     """
-    ends = set(boundaries)
-    start = size = 0
-    for past, element_bytes in enumerate(sizes, start=1):
-        size += element_bytes
-        is_chunk_end = past in ends
-        is_committed_end = past == committed_count
-        if size >= RUN_BYTES_TARGET or is_chunk_end or is_committed_end or past == len(sizes):
-            yield RunPlan(start, past, is_chunk_end, is_committed_end)
-            start, size = past, 0
+    count = len(sizes)
+    up_to = list(accumulate(sizes))
+    ends = sorted({*boundaries, committed_count, count})
+    chunk_ends = set(boundaries)
+    start = before = next_end = 0
+    while start < count:
+        while ends[next_end] <= start:
+            next_end += 1
+        # As many as reach the target, but none behind the next end.
+        past = min(bisect_left(up_to, before + RUN_BYTES_TARGET, start) + 1, ends[next_end])
+        yield RunPlan(start, past, past in chunk_ends, past == committed_count)
+        start, before = past, up_to[past - 1]
 
 
 def find_after(run: bytes, after: LogOffset, elements_count: int) -> int:

@@ -216,12 +216,13 @@ class FileShapeLog:
         """
         return self._tail.bytes_count
 
-    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> None:
+    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> int:
         """
         Add elements of the transaction with this commit LSN, as (position, JSON), after all before; not yet readable.
+        Tells how many bytes they have.
         """
         assert self._committed is None or tx > self._committed[0].value, "transactions ascend"
-        self._tail.append(tx, elements)
+        return self._tail.append(tx, elements)
 
     def commit(self, commit_lsn: CommitLsn, end: EndLsn) -> None:
         """
@@ -478,7 +479,7 @@ class FileShapeLog:
         """
         if self._has_failed or not self.can_settle or self._is_settling:
             return
-        if self._tail.past == self._tail.base and self._written == self._aligned:
+        if self._tail.committed == self._tail.base and self._written == self._aligned:
             self._settled = self._committed
 
     def _return_to_aligned(self) -> None:

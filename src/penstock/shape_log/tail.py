@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from penstock.shapes.offset import LogOffset
 
 _OP: Final = itemgetter(0)
+_JSON: Final = itemgetter(1)
 
 
 class TailPart(NamedTuple):
@@ -44,6 +45,10 @@ class TailPart(NamedTuple):
         Tell the place of an element.
         """
         return LogOffset(self.txs[bisect_right(self.starts, index) - 1], self.elements[index][0])
+
+
+def _bytes_of(elements: Iterable[tuple[int, bytes]]) -> int:
+    return sum(map(len, map(_JSON, elements)))
 
 
 class Tail:
@@ -90,12 +95,12 @@ class Tail:
         """
         return self.base + len(self._elements)
 
-    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> None:
+    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> int:
         """
-        Add elements behind all others.
+        Add elements behind all others; tell how many bytes they have.
         """
         if not elements:
-            return
+            return 0
         past = self.base + len(self._elements)
         if not self._txs or self._txs[-1] != tx:
             assert not self._txs or self._txs[-1] < tx, "transactions ascend"
@@ -104,19 +109,21 @@ class Tail:
         else:
             assert self._elements[-1][0] < elements[0][0], "positions ascend"
         self._elements.extend(elements)
-        added = 0
+        added = _bytes_of(elements)
         chunk_bytes = self._chunk_bytes
-        for _, element in elements:
-            past += 1
-            size = len(element)
-            added += size
-            chunk_bytes += size
-            if chunk_bytes >= self._chunk_bytes_max:
-                self.boundaries.append(past)
-                chunk_bytes = 0
-        self._chunk_bytes = chunk_bytes
+        if chunk_bytes + added < self._chunk_bytes_max:
+            self._chunk_bytes = chunk_bytes + added
+        else:
+            for _, element in elements:
+                past += 1
+                chunk_bytes += len(element)
+                if chunk_bytes >= self._chunk_bytes_max:
+                    self.boundaries.append(past)
+                    chunk_bytes = 0
+            self._chunk_bytes = chunk_bytes
         self.bytes_count += added
         self.open_bytes += added
+        return added
 
     def append_whole(self, transactions: Iterable[tuple[int, Sequence[tuple[int, bytes]]]]) -> None:
         """
@@ -160,7 +167,7 @@ class Tail:
         Forget everything that is not committed, also that which has left memory.
         """
         kept = max(0, self.committed - self.base)
-        self.bytes_count -= sum(len(element) for _, element in self._elements[kept:])
+        self.bytes_count -= _bytes_of(self._elements[kept:])
         del self._elements[kept:]
         self.base = min(self.base, self.committed)
         groups = bisect_left(self._starts, self.committed)
@@ -177,7 +184,7 @@ class Tail:
         assert 0 <= count <= len(self._elements)
         if count == 0:
             return
-        freed = sum(len(element) for _, element in self._elements[:count])
+        freed = _bytes_of(self._elements[:count])
         self.bytes_count -= freed
         if up_to_exclusive > self.committed:
             self.open_bytes = self.bytes_count

@@ -77,9 +77,8 @@ class RowEncoder:
         insert: from the new row; always one message.
         update: from the old and the new row; none, one or two messages.
         delete: from the old row; always one message.
-        messages: from many changes of the described relation, which is given too, with the key under which elements are
-            kept with a change and what `messages.headers_end` gives; None when one of the changes has to be looked at
-            by itself. Only of the compiled core.
+        messages: from many changes of the described relation, which is given too, with what `messages.headers_end`
+            gives; None when one of the changes has to be looked at by itself. Only of the compiled core.
         transactions: from fragments that are whole transactions, of which all changes are of the described table: commit LSN and messages of each
             that has any, the last one marked; None when one of the changes has to be looked at by itself. Only of the
             compiled core.
@@ -88,7 +87,7 @@ class RowEncoder:
     insert: Callable[[Row, bytes, int], Elements]
     update: Callable[[Row, Row, bytes, int], Elements]
     delete: Callable[[Row, bytes, int], Elements]
-    messages: Callable[[Sequence[Any], Any, object, bytes], list[tuple[int, bytes]] | None] | None = None
+    messages: Callable[[Sequence[Any], Any, bytes], list[tuple[int, bytes]] | None] | None = None
     transactions: Callable[[list[Any]], list[tuple[int, Sequence[tuple[int, bytes]]]] | None] | None = None
 
 

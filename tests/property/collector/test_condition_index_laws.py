@@ -8,10 +8,10 @@ from functools import cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN
 from penstock.collector.filter.index import FilterIndex
 from penstock.postgres.relation import Column, RelationDescription, StreamColumn, TableId
-from penstock.replication.messages import Operation, Row
+from penstock.replication.messages import Change, Operation, Row
 from penstock.shapes.condition import basis_of, condition_of, shape_columns
 from penstock.shapes.definition import ShapeDefinition
 from penstock.where.clause import compile_where
@@ -103,17 +103,17 @@ def verdict_of(where: str | None, old: Row | None, new: Row | None = None) -> in
     return verdict | (INCLUDES_NEW if new is not None and includes(new) else 0)
 
 
-def changes_of(pairs: Sequence[tuple[Row | None, Row | None]], *, is_turned: Sequence[bool]) -> list[RoutedChange]:
+def changes_of(pairs: Sequence[tuple[Row | None, Row | None]], *, is_turned: Sequence[bool]) -> list[Change]:
     changes = []
     for place, (old, new) in enumerate(pairs):
         operation = Operation.INSERT if old is None else Operation.DELETE if new is None else Operation.UPDATE
         if is_turned[place]:
             old, new = (None if row is None else tuple(reversed(row)) for row in (old, new))
-        changes.append(RoutedChange(operation, TURNED if is_turned[place] else RELATION, 10, 2 * place, old, new))
+        changes.append(Change(operation, TURNED if is_turned[place] else RELATION, 2 * place, old, new))
     return changes
 
 
-def routed(index: FilterIndex, changes: list[RoutedChange]) -> dict[int, list[int]]:
+def routed(index: FilterIndex, changes: list[Change]) -> dict[int, list[int]]:
     """Positions by incarnation, as the collector delivers them."""
     every = [change.op_position for change in changes]
     found = dict.fromkeys(index.whole(10), every)
@@ -225,10 +225,10 @@ def test_what_nobody_can_tell_concerns_everybody(clauses: list[str], row: Row) -
     index = FilterIndex()
     for incarnation, where in enumerate(clauses):
         index.add(incarnation, shape(where))
-    lost = RoutedChange(Operation.UPDATE, RELATION, 10, 0, None, row, is_old_missing=True)
+    lost = Change(Operation.UPDATE, RELATION, 0, None, row, is_old_missing=True)
     assert set(routed(index, [lost])) == set(range(len(clauses)))
     retyped = RELATION._replace(columns=tuple(column._replace(type_oid=17) for column in RELATION.columns))
-    found = routed(index, [RoutedChange(Operation.INSERT, retyped, 10, 0, None, row)])
+    found = routed(index, [Change(Operation.INSERT, retyped, 0, None, row)])
     for incarnation, where in enumerate(clauses):
         condition = condition_of(shape(where))
         assert condition is not None

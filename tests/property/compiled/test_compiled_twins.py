@@ -7,10 +7,8 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from harness.stream import INT_OID, TEXT_OID, frames
-from penstock.collector.abc import route
 from penstock.compiled import choice
 from penstock.errors import DecodeError
 from penstock.postgres.relation import StreamColumn
@@ -130,27 +128,34 @@ def test_whole_transactions_are_written_as_their_changes_are(drawn: st.DataObjec
         if len(usable) < len(own):
             assert encoder.transactions(own) is None
         for each in own:
-            routed = [route(change, table.id.oid) for change in each.changes]
-            kept = drawn.draw(st.sets(st.integers(0, 4)))
-            for place, change in enumerate(routed):
-                if place in kept:
-                    change.encoded[form] = ((change.op_position, b"kept"),)
             end = headers_end(each.xid, each.commit_lsn.value)
             described = each.changes[0].relation if each.changes else table
-            answer = encoder.messages(routed, described, form, end)
+            answer = encoder.messages(each.changes, described, end)
             if each not in usable:
-                assert answer is None or kept
+                assert answer is None
                 continue
-            plain = [
-                encode([replace(each, changes=[change])], {table.id.oid: form}, is_compiled=False)
-                for change in each.changes
-            ]
-            wanted = [
-                ((change.op_position, b"kept"),) if place in kept else some[0]
-                for place, (change, some) in enumerate(zip(each.changes, plain, strict=True))
-            ]
-            assert answer == [element for some in wanted for element in some]
-            assert [change.encoded[form] for change in routed] == wanted
+            plain = encode([each], {table.id.oid: form}, is_compiled=False)
+            assert answer == [element for some in plain for element in some]
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+@given(streams(), st.integers(1, 5))
+def test_a_fragment_names_the_relation_that_all_its_changes_have(
+    is_compiled: bool,  # noqa: FBT001 - a parameter
+    payloads: list[bytes],
+    pieces_count: int,
+) -> None:
+    """
+    However the stream is cut: one relation when there is one for all changes and nothing was emptied, else none.
+    """
+    data = [payload for payload in payloads if payload[:1] == b"w"]
+    size = max(1, len(data) // pieces_count)
+    pieces = [frames(data[at : at + size]) for at in range(0, len(data), size)]
+    for event in assemble(pieces, is_compiled=is_compiled):
+        if isinstance(event, Fragment):
+            relations = {change.relation for change in event.changes}
+            is_emptied = any(change.operation is Operation.TRUNCATE for change in event.changes)
+            assert event.relation == (relations.pop() if len(relations) == 1 and not is_emptied else None)
 
 
 @settings(max_examples=400)

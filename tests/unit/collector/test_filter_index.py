@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, RoutedChange
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD
 from penstock.collector.filter.index import FilterIndex
-from penstock.replication.messages import Operation
+from penstock.replication.messages import Change, Operation
 from stream_builder import conditional, definition, lookups_count, relation
 
 
@@ -41,8 +41,8 @@ def test_an_incarnation_is_added_once() -> None:
         index.add(1, definition(20))
 
 
-def updated(position: int, old: bytes, new: bytes) -> RoutedChange:
-    return RoutedChange(Operation.UPDATE, relation(10), 10, position, (old,), (new,))
+def updated(position: int, old: bytes, new: bytes) -> Change:
+    return Change(Operation.UPDATE, relation(10), position, (old,), (new,))
 
 
 def test_only_candidates_are_named() -> None:
@@ -81,8 +81,8 @@ def test_a_value_that_all_have_in_common_does_not_matter() -> None:
     ]
 
 
-def inserted(position: int, value: bytes) -> RoutedChange:
-    return RoutedChange(Operation.INSERT, relation(10), 10, position, None, (value,))
+def inserted(position: int, value: bytes) -> Change:
+    return Change(Operation.INSERT, relation(10), position, None, (value,))
 
 
 def found_by(index: FilterIndex, value: bytes) -> set[int]:

@@ -71,7 +71,7 @@ def test_a_transaction_becomes_one_fragment() -> None:
     ]
     assert events == [
         first,
-        Fragment(CommitLsn(100), 2**32 - 1, [Change(Operation.INSERT, T, 0, None, (b"1",))], True, None),
+        Fragment(CommitLsn(100), 2**32 - 1, [Change(Operation.INSERT, T, 0, None, (b"1",))], True, None, T),
         second,
         Fragment(CommitLsn(100), 2**32 - 1, changes, False, EndLsn(108)),
     ]

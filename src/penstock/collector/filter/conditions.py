@@ -39,9 +39,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import product
-from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias
 
-from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN, RoutedChange
+from penstock.collector.abc import INCLUDES_NEW, INCLUDES_OLD, UNKNOWN
 from penstock.collector.filter.bound import ANY_ARRAY, Bound, Probe, ProbeColumn
 from penstock.collector.filter.buckets import Everywhere, Group, Groups, Question, add_to, count_at, remove_from
 from penstock.postgres.relation import RelationDescription
@@ -56,10 +56,7 @@ KEYS_COUNT_MAX: Final = 256
 """Places that one branch takes in a probe of several columns; one that would take more is found by one column alone."""
 
 
-_Change = TypeVar("_Change", Change, RoutedChange)
-
-
-class Match(NamedTuple, Generic[_Change]):
+class Match(NamedTuple):
     """
     Shapes with the same condition, and the changes that may concern them.
 
@@ -70,7 +67,7 @@ class Match(NamedTuple, Generic[_Change]):
     """
 
     incarnations: Sequence[int]
-    changes: Sequence[_Change]
+    changes: Sequence[Change]
     verdicts: Sequence[int]
 
 
@@ -84,7 +81,7 @@ class _Path(NamedTuple):
     is_whole: bool
 
 
-_Found: TypeAlias = dict[Group, tuple[list[_Change], list[int]]]
+_Found: TypeAlias = dict[Group, tuple[list[Change], list[int]]]
 
 
 class ConditionIndex:
@@ -259,11 +256,11 @@ class ConditionIndex:
 
     # --- looking up --------------------------------------------------------------------------------------------------
 
-    def match(self, changes: Iterable[_Change]) -> list[Match[_Change]]:
+    def match(self, changes: Iterable[Change]) -> list[Match]:
         """
         Find the shapes that each change may concern; gives, for each group of them, its changes in their order.
         """
-        found: _Found[_Change] = {}
+        found: _Found = {}
         bound: Bound | None = None
         for change in changes:
             relation = change.relation
@@ -279,7 +276,7 @@ class ConditionIndex:
         return [Match(group.sequence, *chosen) for group, chosen in found.items()]
 
     @staticmethod
-    def _match_one(found: _Found[_Change], change: _Change, bound: Bound) -> None:
+    def _match_one(found: _Found, change: Change, bound: Bound) -> None:
         hits: Groups = {}
         lost: Groups = {}
         new = change.new
@@ -298,7 +295,7 @@ class ConditionIndex:
             _note(found, group, change, verdict if group.is_proved else UNKNOWN)
 
     @staticmethod
-    def _match_both(found: _Found[_Change], change: _Change, old: Row, new: Row, bound: Bound) -> None:
+    def _match_both(found: _Found, change: Change, old: Row, new: Row, bound: Bound) -> None:
         before: Groups = {}
         after: Groups = {}
         lost: Groups = {}
@@ -342,7 +339,7 @@ class ConditionIndex:
         return bound
 
 
-def _note(found: _Found[_Change], group: Group, change: _Change, verdict: int) -> None:
+def _note(found: _Found, group: Group, change: Change, verdict: int) -> None:
     here = found.get(group)
     if here is None:
         found[group] = ([change], [verdict])

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from penstock.collector.abc import RoutedChange
 from penstock.collector.filter.buckets import Group
 from penstock.collector.filter.conditions import ConditionIndex, Match
+from penstock.replication.messages import Change
 from penstock.shapes.condition import condition_of
 from penstock.shapes.definition import ShapeDefinition
 
@@ -136,13 +136,13 @@ class FilterIndex:
             shapes.whole_sequence = tuple(shapes.whole)
         return shapes.whole_sequence
 
-    def match(self, by_table: Mapping[int, Sequence[RoutedChange]]) -> list[Match[RoutedChange]]:
+    def match(self, by_table: Mapping[int, Sequence[Change]]) -> list[Match]:
         """
         Find the incarnations with a condition that changes may concern, each with the changes for it.
 
         Nobody is named twice; the changes are in their order.
         """
-        found: list[Match[RoutedChange]] = []
+        found: list[Match] = []
         for table_oid, changes in by_table.items():
             conditional = self.conditional.get(table_oid)
             if conditional is not None:
