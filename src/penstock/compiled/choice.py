@@ -10,7 +10,7 @@ Form: one flag of the process, and the forms of what the core offers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 Row: TypeAlias = tuple[bytes | None, ...]
 Elements: TypeAlias = tuple[tuple[int, bytes], ...]
@@ -127,6 +127,11 @@ class Core(Protocol):
         """
 
 
+_NOT_BUILT: Final = (
+    "pure Python, which is slower: the compiled core was not built ({}); to have it, install"
+    " Penstock again where a C compiler is: `pip install --force-reinstall --no-deps --no-binary penstock penstock`"
+)
+
 _core: Core | None
 _problem = ""
 try:
@@ -161,6 +166,4 @@ def describe() -> str:
     """
     if core() is not None:
         return "compiled"
-    return (
-        "pure Python, as asked" if _core is not None else f"pure Python, the compiled core was not built ({_problem})"
-    )
+    return "pure Python, as asked" if _core is not None else _NOT_BUILT.format(_problem)
