@@ -117,8 +117,8 @@ class _Log:
     def __init__(self) -> None:
         self.tail: Final = Tail(_CHUNK_BYTES)
 
-    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> None:
-        self.tail.append(tx, elements)
+    def append(self, tx: int, elements: Sequence[tuple[int, bytes]]) -> int:
+        return self.tail.append(tx, elements)
 
     def append_whole(
         self, transactions: Sequence[tuple[int, Sequence[tuple[int, bytes]]]], commit_lsn: CommitLsn, end: EndLsn

@@ -28,6 +28,7 @@ from penstock.errors import DecodeError
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject *kind, Py_ssize_t count)
+    void PyObject_GC_UnTrack(void *op) noexcept
 
 DEF TEXT = 116  # t
 DEF NOTHING = 110  # n
@@ -905,7 +906,7 @@ cdef class RowWriter:
                     continue
                 if not self.put_update(before, after, &tail, op):
                     continue
-            made.append((op, PyBytes_FromStringAndSize(<const char *>_buffer, _filled)))
+            made.append(_message(op, 0, _filled))
         _filled = 0
         _give_back()
         return made
@@ -963,7 +964,7 @@ cdef class RowWriter:
                 continue
             _filled -= 2
             _put(<const char *>b',"last":true}}', 14)
-            last = (pending_op, PyBytes_FromStringAndSize(<const char *>_buffer + pending, _filled - pending))
+            last = _message(pending_op, pending, _filled)
             if plain is None:
                 made.append((commit, (last,)))
             else:
@@ -982,5 +983,15 @@ cdef list _append(list plain, Py_ssize_t pending, Py_ssize_t past, long long op)
         return plain
     if plain is None:
         plain = []
-    plain.append((op, PyBytes_FromStringAndSize(<const char *>_buffer + pending, past - pending)))
+    plain.append(_message(op, pending, past))
     return plain
+
+
+cdef inline tuple _message(long long op, Py_ssize_t start, Py_ssize_t past):
+    """
+    Make an element of a part of the buffer. The collector of cyclic garbage would find out later that it need not look
+    at a number and a piece of bytes; it is told now, as there are many.
+    """
+    made = (op, PyBytes_FromStringAndSize(<const char *>_buffer + start, past - start))
+    PyObject_GC_UnTrack(<void *>made)
+    return made
