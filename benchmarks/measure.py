@@ -138,12 +138,17 @@ def allow_open_files() -> int:
 
 def is_running(pid: int) -> bool:
     """
-    Tell whether there is such a process that has not ended; one that nobody has waited for has.
+    Tell whether a process has a thread that has not ended. One that was killed and has not been waited for has none in
+    the end, but until then it holds its files, though it is said to be dead already.
     """
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
-    except OSError:
-        return False
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            state = path.read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state not in {"Z", "X"}:
+            return True
+    return False
 
 
 def forget_peak() -> None:

@@ -70,9 +70,7 @@ def measure_restart(setting: Setting) -> list[Figure]:
             asyncio.run(_add_shapes(folder / "data" / "state" / "control.sqlite", shape_count))
             say(f"added {shape_count:,} idle shapes in {time.monotonic() - began:.1f} s")
             files = [path for path in sorted((folder / "data" / "relay").rglob("*")) if path.is_file()]
-            figure = _restart(
-                service, files, marker, f"{shape_count:,} idle shapes, {row_count:,} rows of a KiB in the relay log"
-            )
+            figure = _restart(service, files, marker, row_count, shape_count)
         drop_slot(database, SLOT)
     finally:
         database.drop()
@@ -143,7 +141,7 @@ async def _add_shapes(path: Path, count: int) -> None:
     await control.close(is_clean=False)
 
 
-def _restart(service: Service, files: Sequence[Path], marker: int, words: str) -> Figure:
+def _restart(service: Service, files: Sequence[Path], marker: int, row_count: int, shape_count: int) -> Figure:
     """
     Read the files, then start the service over them.
     """
@@ -158,6 +156,7 @@ def _restart(service: Service, files: Sequence[Path], marker: int, words: str) -
         with ShapeReader(service.port) as reader:
             wait_readable(reader, service, marker, timeout_s=TIMEOUT_S)
             took_s, usage = time.monotonic() - began, service.usage()
+            _check(service, reader, row_count, shape_count)
     finally:
         service.stop()
     say(
@@ -166,7 +165,7 @@ def _restart(service: Service, files: Sequence[Path], marker: int, words: str) -
     )
     return Figure(
         name=NAME,
-        scenario=f"Restart until the last row can be read: {words}",
+        scenario=f"Restart with {shape_count:,} idle shapes, {row_count:,} rows of a KiB to replay",
         unit="s",
         penstock=took_s,
         reference=read_s,
@@ -174,6 +173,16 @@ def _restart(service: Service, files: Sequence[Path], marker: int, words: str) -
         ratios=(read_s / took_s,),
         peak_mib=usage.peak_mib,
     )
+
+
+def _check(service: Service, reader: ShapeReader, row_count: int, shape_count: int) -> None:
+    """
+    See that no shape and no row was lost on the way.
+    """
+    if (found := service.status().get("shape_count")) != shape_count + 1:
+        raise RuntimeError(f"the service has {found} shapes, not {shape_count + 1}:\n{service.log}")
+    if (found := reader.read_all(is_counting=True).row_count) != row_count + 1:
+        raise RuntimeError(f"the shape has {found} rows, not {row_count + 1}")
 
 
 def _forget(files: Sequence[Path]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from benchmarks.measure import Usage, family, is_running, usage_of
 from benchmarks.source import SLOT
@@ -190,13 +190,22 @@ class Service:
         """
         return (self._folder / "log").read_text(errors="replace")[-_LOG_CHARACTERS:]
 
+    def status(self) -> dict[str, Any]:
+        """
+        Ask it how it is, as `/v1/status` tells; empty when it does not answer.
+        """
+        return self._ask("/v1/status")
+
     def _health(self) -> str:
+        return str(self._ask("/v1/health").get("status", ""))
+
+    def _ask(self, path: str) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("GET", "/v1/health")
-            response = connection.getresponse()
-            return str(json.loads(response.read()).get("status", ""))
+            connection.request("GET", path)
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
         except (OSError, http.client.HTTPException, ValueError):
-            return ""
+            return {}
         finally:
             connection.close()
+        return answer
