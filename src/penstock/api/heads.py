@@ -21,6 +21,9 @@ BODILESS: Final = frozenset({204, 304})
 """Statuses of responses without a body or its length."""
 
 _PRINTABLE: Final = re.compile(rb"[\x21-\x7e]+")
+_EXPOSED: Final = (b"access-control-expose-headers", names.EXPOSED_HEADERS)
+_SHAPE_METHODS: Final = (b"access-control-allow-methods", SHAPE_METHODS)
+_OTHER_METHODS: Final = (b"access-control-allow-methods", OTHER_METHODS)
 
 
 def echoed_request_id(lines: list[bytes]) -> bytes | None:
@@ -72,14 +75,18 @@ def rest(answer: Answer, *, origin: bytes | None, is_shape: bool, bytes_count: i
     Give the headers that requests of one kind share.
     """
     headers: list[Header] = []
-    if answer.status != 204 and not any(name == b"cache-control" for name, _ in answer.headers):
-        headers.append((b"cache-control", caching.DEFAULT_CACHE_CONTROL))
+    if answer.status != 204:
+        for name, _ in answer.headers:
+            if name == b"cache-control":
+                break
+        else:
+            headers.append((b"cache-control", caching.DEFAULT_CACHE_CONTROL))
     if origin is not None:
-        headers += [
+        headers += (
             (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", names.EXPOSED_HEADERS),
-            (b"access-control-allow-methods", SHAPE_METHODS if is_shape else OTHER_METHODS),
-        ]
+            _EXPOSED,
+            _SHAPE_METHODS if is_shape else _OTHER_METHODS,
+        )
     headers += answer.headers
     if bytes_count is not None and answer.status not in BODILESS:
         headers.append((b"content-length", b"%d" % bytes_count))

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias, TypeVar
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from penstock.errors import DecodeError, Problems
 from penstock.shapes.definition import LogMode, Replica
@@ -40,8 +41,7 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 _E = TypeVar("_E", bound=Enum)
 
 
-@dataclass(frozen=True, slots=True)
-class LogRequest:
+class LogRequest(msgspec.Struct, frozen=True):
     """
     A valid request for a part of a log.
 

@@ -62,8 +62,7 @@ SSE_KEEPALIVE: Final = b": keep-alive\n\n"
 _ELEMENTS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-@dataclass(frozen=True, slots=True)
-class LogBody:
+class LogBody(msgspec.Struct, frozen=True):
     """
     A JSON array made of pieces of a log and perhaps a control message at its end.
 
@@ -84,7 +83,25 @@ class LogBody:
         """
         Length of the whole body.
         """
-        return sum(p.bytes_count if isinstance(p, FilePiece) else len(p) for p in self.segments())
+        count = len(self.opening) + len(self.closing)
+        for piece in self.pieces:
+            count += (piece.bytes_count if isinstance(piece, FilePiece) else len(piece.data)) + 1
+        if self.control is not None:
+            return count + len(self.control)
+        return count - 1 if self.pieces else count
+
+    def find_inline(self) -> bytes | None:
+        """
+        Give the whole body, None when some of it lies in files.
+        """
+        elements: list[bytes] = []
+        for piece in self.pieces:
+            if isinstance(piece, FilePiece):
+                return None
+            elements.append(piece.data)
+        if self.control is not None:
+            elements.append(self.control)
+        return self.opening + b",".join(elements) + self.closing
 
     def segments(self) -> Iterator[bytes | FilePiece]:
         """
@@ -103,8 +120,7 @@ class LogBody:
             yield self.closing
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """
     A response without the headers that all responses have.
     """
@@ -148,8 +164,7 @@ class Stream:
 Decision: TypeAlias = Answer | Park | Reach | Stream
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True):
     """
     What a response takes from the world.
 

@@ -2,17 +2,17 @@
 Queries that were seen and found valid, by their bytes.
 
 Clients that follow one shape send the same query again and again, and many of them the same one at a time: it is
-decoded and checked once. Another one that differs in nothing but the place in the log is as valid. Only what needs no second look is remembered: an authorised request for a log. Everything else
-is `None` and takes the long way.
+decoded and checked once. Another one that differs in nothing but the place in the log is as valid. Only what needs no
+second look is remembered: an authorised request for a log. Everything else is `None` and takes the long way.
 
 Reducer.
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import Final, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -32,12 +32,13 @@ KNOWN_QUERY_BYTES_MAX: Final = 2_048
 """Longer ones are checked each time."""
 PATTERNS_MAX: Final = 16_384
 """Queries known but for the place; one for each shape that is followed, and more where its clients spell it differently."""
-EXPECTED_MAX: Final = 16_384
-"""Places at which clients are expected that have just been told what there is; for a second at most."""
 
-
+_NO_PLACE: Final = (b"", None, 0)
 _OFFSET: Final = names.OFFSET.encode()
 _CURSOR: Final = names.CURSOR.encode()
+_PLACE_PAIR: Final = re.compile(rb"(?:^|&)(%b|%b)=([^&]*)" % (_OFFSET, _CURSOR))
+_ODD_KEY: Final = re.compile(rb"(?:^|&)(?:(?:%b|%b)(?!=)|(?!params%%5B)[^=&]*%%)" % (_OFFSET, _CURSOR))
+"""A key that may mean one of them, or something in it."""
 
 
 class LastAnswer:
@@ -87,6 +88,25 @@ class Parking:
         self.until_s: Final = until_s
 
 
+class Pattern:
+    """
+    A valid query, whatever its place in the log is.
+
+    Attributes:
+        handle: as the client sent it, for admission.
+        request: what it asks for, at some place.
+        expected: where clients will want to wait that have just been told what there is, and for what they were
+            authorised.
+    """
+
+    __slots__ = ("expected", "handle", "request")
+
+    def __init__(self, handle: str | None, request: LogRequest) -> None:
+        self.handle: Final = handle
+        self.request: Final = request
+        self.expected: tuple[Rules | None, Parking] | None = None
+
+
 class KnownQuery:
     """
     A valid query. Equal only to itself, so that it is a cheap key for what depends on it.
@@ -95,14 +115,20 @@ class KnownQuery:
         handle: as the client sent it, for admission.
         request: what it asks for.
         last: what it was answered last.
+        pattern: the same with any place; None for a query that spells its place otherwise than everybody.
+        rules: what it is restricted to; None when nobody was asked.
         parking: where it was parked last.
     """
 
-    __slots__ = ("handle", "last", "parking", "request")
+    __slots__ = ("handle", "last", "parking", "pattern", "request", "rules")
 
-    def __init__(self, handle: str | None, request: LogRequest) -> None:
+    def __init__(
+        self, handle: str | None, request: LogRequest, pattern: Pattern | None, rules: Rules | None = None
+    ) -> None:
         self.handle: Final = handle
         self.request: Final = request
+        self.pattern: Final = pattern
+        self.rules: Final = rules
         self.last: LastAnswer | None = None
         self.parking: Parking | None = None
 
@@ -115,7 +141,7 @@ class KnownQueries:
     def __init__(self, gate: Gate) -> None:
         self._gate: Final = gate
         self._known: Final[OrderedDict[bytes, KnownQuery]] = OrderedDict()
-        self._patterns: Final[OrderedDict[bytes, tuple[str | None, LogRequest]]] = OrderedDict()
+        self._patterns: Final[OrderedDict[bytes, Pattern]] = OrderedDict()
         self._expected: Final[OrderedDict[ShapeRequest, Parking]] = OrderedDict()
         self._restricted: Final[OrderedDict[tuple[KnownQuery, Rules], KnownQuery]] = OrderedDict()
 
@@ -128,7 +154,7 @@ class KnownQueries:
         if found is not None:
             self._restricted.move_to_end(key)
             return found
-        found = self._make(known.handle, restrict(known.request, rules))
+        found = _make(known.handle, restrict(known.request, rules), known.pattern, rules)
         if _text_length(found.request.shape) <= KNOWN_QUERY_BYTES_MAX:
             self._restricted[key] = found
             if len(self._restricted) > KNOWN_QUERIES_MAX:
@@ -139,14 +165,12 @@ class KnownQueries:
         """
         Whoever is answered this has everything up to its end, and is parked there when it comes again.
         """
-        shape = known.request.shape
-        end = news.range.chunk_end
-        if shape.handle is None:
+        handle = known.request.shape.handle
+        if handle is None or known.pattern is None:
             return
-        reply = Opened(shape.handle, "", LogRange(end, end), news.last_seen_lsn)
-        self._expected[msgspec.structs.replace(shape, offset=end)] = Parking(reply, shape.handle, end, until_s)
-        if len(self._expected) > EXPECTED_MAX:
-            self._expected.popitem(last=False)
+        end = news.range.chunk_end
+        reply = Opened(handle, "", LogRange(end, end), news.last_seen_lsn)
+        known.pattern.expected = known.rules, Parking(reply, handle, end, until_s)
 
     def find(self, raw: bytes) -> KnownQuery | None:
         """
@@ -156,14 +180,13 @@ class KnownQueries:
         if known is not None:
             self._known.move_to_end(raw)
             return known
-        taken_out = _take_out_place(raw)
-        pattern = None if taken_out is None else self._patterns.get(taken_out[0])
-        if taken_out is not None and pattern is not None:
-            self._patterns.move_to_end(taken_out[0])
-            handle, other = pattern
-            _, offset, cursor = taken_out
+        without_place, offset, cursor = _take_out_place(raw) or _NO_PLACE
+        pattern = self._patterns.get(without_place)
+        if pattern is not None:
+            self._patterns.move_to_end(without_place)
+            other = pattern.request
             request = LogRequest(msgspec.structs.replace(other.shape, offset=offset), cursor, other.is_sse)
-            return self._remember(raw, self._make(handle, request))
+            return self._remember(raw, _make(pattern.handle, request, pattern))
         query = self._gate.read(raw)
         if isinstance(query, Answer):
             return None
@@ -174,11 +197,11 @@ class KnownQueries:
         if not isinstance(validated, LogRequest):
             return None
         handle = params.find_handle(query)
-        if taken_out is not None and len(raw) <= KNOWN_QUERY_BYTES_MAX:
-            self._patterns[taken_out[0]] = handle, validated
+        if without_place and len(raw) <= KNOWN_QUERY_BYTES_MAX:
+            pattern = self._patterns[without_place] = Pattern(handle, validated)
             if len(self._patterns) > PATTERNS_MAX:
                 self._patterns.popitem(last=False)
-        return self._remember(raw, self._make(handle, validated))
+        return self._remember(raw, _make(handle, validated, pattern))
 
     def _remember(self, raw: bytes, known: KnownQuery) -> KnownQuery:
         if len(raw) <= KNOWN_QUERY_BYTES_MAX:
@@ -187,42 +210,48 @@ class KnownQueries:
                 self._known.popitem(last=False)
         return known
 
-    def _make(self, handle: str | None, request: LogRequest) -> KnownQuery:
-        known = KnownQuery(handle, request)
-        if request.shape.is_live and not request.is_sse:
-            known.parking = self._expected.get(request.shape)
-        return known
+
+def _make(handle: str | None, request: LogRequest, pattern: Pattern | None, rules: Rules | None = None) -> KnownQuery:
+    known = KnownQuery(handle, request, pattern, rules)
+    if pattern is not None and pattern.expected is not None and request.shape.is_live and not request.is_sse:
+        expected_rules, parking = pattern.expected
+        if parking.after == request.shape.offset and expected_rules == rules:
+            known.parking = parking
+    return known
 
 
 def _take_out_place(raw: bytes) -> tuple[bytes, LogOffset, int] | None:
     """
-    Give a query without the values of its offset and its cursor, and these; None for a query that does not have a place
-    in a log as its one offset, that has more than one cursor, or that spells them otherwise than everybody.
+    Give a query without the value of its offset and without its cursor, and these; None for a query that does not have a
+    place in a log as its one offset, that has more than one cursor, or that spells them otherwise than everybody.
 
     Clients that follow a log change these and nothing else from request to request, and nothing else of a valid query
     depends on which place it is.
     """
-    pairs = raw.split(b"&")
+    if _ODD_KEY.search(raw) is not None:
+        return None
     offset: LogOffset | None = None
     cursor: int | None = None
-    for at, pair in enumerate(pairs):
-        key, _, value = pair.partition(b"=")
+    rest: list[bytes] = []
+    done = 0
+    for pair in _PLACE_PAIR.finditer(raw):
+        key, value = pair.groups()
         if key == _OFFSET and offset is None:
             # Neither -1 nor now, for which other rules hold.
             if not value[:1].isdigit() or not value.isascii():
                 return None
             offset = LogOffset.parse(value.decode())
-            if offset is None:
-                return None
-            pairs[at] = b"offset="
+            rest.append(raw[done : pair.start(2)])
         elif key == _CURSOR and cursor is None:
             if not value.isdigit() or len(value) > params.CURSOR_DIGITS_MAX:
                 return None
             cursor = int(value)
-            pairs[at] = b"cursor="
-        elif (unquote_to_bytes(key) if b"%" in key else key).startswith((_OFFSET, _CURSOR)):
+            rest.append(raw[done : pair.start()])
+        else:
             return None
-    return None if offset is None else (b"&".join(pairs), offset, cursor or 0)
+        done = pair.end()
+    rest.append(raw[done:])
+    return None if offset is None else (b"".join(rest), offset, cursor or 0)
 
 
 def _text_length(shape: ShapeRequest) -> int:

@@ -46,10 +46,10 @@ def rest(headers: list[Header]) -> bytes:
     Raises:
         ValueError: a value would end its line.
     """
-    lines = b"".join([b"\r\n%b: %b" % header for header in headers])
-    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
+    lines = b"\r\n".join([b"", *map(b": ".join, headers), b"", b""])
+    if lines.count(b"\n") != len(headers) + 2 or lines.count(b"\r") != len(headers) + 2:
         raise ValueError("a header holds a line end")
-    return lines + b"\r\n\r\n"
+    return lines
 
 
 def chunk(data: bytes) -> bytes:

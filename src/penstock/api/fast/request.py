@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -571,15 +571,25 @@ class FastRequest:
     def _write_whole(self, news: News) -> bool:
         """
         Write what was made for another who learnt the same news; False when nothing was.
-
-        Does what `_write` and `_done` do, in as few steps as it takes: a change goes this way to all who wait but one.
         """
         found = news.whole.get((self._known, self._origin, self._is_head, self.keep_alive))
-        connection = self._connection
-        if found is None or not self.keep_alive or connection.pipeline:
+        if found is None:
             return False
+        self._put_off(found)
+        return True
+
+    def _put_off(self, part: bytes) -> None:
+        """
+        Let a small response, all but its first lines, be written together with those of others who are told now.
+
+        Does what `_write` and `_done` do, in as few steps as it takes: a change goes this way to nearly all who wait.
+        """
+        connection = self._connection
+        if not self.keep_alive or connection.pipeline:
+            self._write(200, part, b"")
+            return
         hub = self._hub
-        response = hub.front(200, connection.server_state.default_headers) + self._request_id + found
+        response = hub.front(200, connection.server_state.default_headers) + self._request_id + part
         hub.app.route.shared.writes.put_off(connection.transport.write, response)
         self.response_started = self.response_complete = True
         self._state = State.DONE
@@ -589,11 +599,10 @@ class FastRequest:
             self._permit = None
         hub.app.under_way.discard(self)
         connection.on_response_complete()
-        return True
 
     def _write_prebuilt(self, news: News) -> bool:
         """
-        Write what others who learnt the same news were written, or make it for them; False when it is too large.
+        Make what all who learn the same news are written, and write it; False when it is too large to be made.
         """
         key = (self._known, self._origin, self._is_head, self.keep_alive)
         found = news.prebuilt.get(key)
@@ -613,18 +622,21 @@ class FastRequest:
                     return True
             found = self._render_rest(answer, len(data))
             self._hub.queries.expect(self._known, news.reply, self._hub.loop.time() + PARKING_S)
+            part = found if self._is_head else found + data
+            if len(part) <= JOINED_BYTES_MAX:
+                if len(news.whole) < PREBUILT_MAX:
+                    news.whole[key] = part
+                self._put_off(part)
+                return True
             if len(news.prebuilt) < PREBUILT_MAX:
                 news.prebuilt[key] = found
-                part = found if self._is_head else found + data
-                if len(part) <= JOINED_BYTES_MAX:
-                    news.whole[key] = part
         self._write(200, found, b"" if self._is_head else data)
         return True
 
     def _read_now(self, answer: Answer) -> bytes:
-        body = answer.body
-        if isinstance(body, LogBody) and all(isinstance(piece, InlinePiece) for piece in body.pieces):
-            return b"".join(cast("Iterator[bytes]", body.segments()))
+        found = answer.body.find_inline() if isinstance(answer.body, LogBody) else None
+        if found is not None:
+            return found
         with self._hub.app.route.open_files(answer, self._known.request.shape) as opened:
             return opened.read_now()
 
