@@ -47,13 +47,6 @@ class FastProtocol(LimitedProtocol):
         self._request: FastRequest | None = None
         self._head: _Head | None = None
 
-    @property
-    def is_clogged(self) -> bool:
-        """
-        Whether the reader has left too much untaken.
-        """
-        return self.flow.write_paused
-
     def drained(self) -> asyncio.Future[None] | None:
         """
         Give what to wait for before more is written, None when nothing.
@@ -83,6 +76,14 @@ class FastProtocol(LimitedProtocol):
         if isinstance(self.cycle, FastRequest):
             # They name each other.
             self.cycle = None
+
+    def pause_writing(self) -> None:
+        """
+        The reader leaves too much untaken; called in the middle of a write.
+        """
+        super().pause_writing()
+        if self._request is not None:
+            self._request.clog()
 
     def resume_writing(self) -> None:
         """

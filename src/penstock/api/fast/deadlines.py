@@ -46,17 +46,16 @@ class Deadlines:
         """
         Set the entry's deadline from now on, whatever it was.
         """
-        deadline_s = self._loop.time() + delay_s
-        if 0 <= entry.slot * TICK_S <= deadline_s:
-            # The wheel would do no more: nothing is moved but when its slot comes up, and the timer knows of that.
-            entry.deadline_s = deadline_s
-            return
-        self.arm(entry, deadline_s)
+        self.arm(entry, self._loop.time() + delay_s)
 
     def arm(self, entry: Expiring, deadline_s: float) -> None:
         """
         Set the entry's deadline, whatever it was.
         """
+        if 0 <= entry.slot * TICK_S <= deadline_s:
+            # The wheel would do no more: nothing is moved but when its slot comes up, and the timer knows of that.
+            entry.deadline_s = deadline_s
+            return
         self._wheel.arm(entry, deadline_s)
         turn_at_s = (entry.slot + 1) * TICK_S
         if turn_at_s < self._timer_at_s:

@@ -92,13 +92,6 @@ class Line(Expiring, Protocol):
     server_state: Any
     pipeline: Any
 
-    @property
-    def is_clogged(self) -> bool:
-        """
-        Whether the reader has left too much untaken.
-        """
-        ...
-
     def drained(self) -> asyncio.Future[None] | None:
         """
         Give what to wait for before more is written, None when nothing.
@@ -719,12 +712,9 @@ class FastRequest:
                 self._fail(error)
                 return
             news.prebuilt[render.chunk] = part
-        self._connection.transport.write(part)
+        self._hub.app.route.shared.writes.put_off(self._connection.transport.write, part)
         self._after = news.reply.range.chunk_end
-        if self._connection.is_clogged:
-            self._clog()
-        else:
-            self._await_events()
+        self._await_events()
 
     def _keep_alive(self) -> None:
         if self._hub.loop.time() >= self._until:
@@ -732,18 +722,17 @@ class FastRequest:
             self._end_events()
             return
         self._connection.transport.write(render.chunk(plan.SSE_KEEPALIVE))
-        if self._connection.is_clogged:
-            self._leave()
-            self._clog()
-        else:
+        if self._state is State.STREAMING:
             self._await_events()
 
-    def _clog(self) -> None:
+    def clog(self) -> None:
         """
-        Give the reader no more before it has taken what there is.
+        What was written last is too much for the reader: give it no more before it has taken that.
         """
-        self._state = State.CLOGGED
-        self._hub.deadlines.arm_in(self._connection, self._hub.settings.send_timeout_s)
+        if self._state is State.STREAMING:
+            self._leave()
+            self._state = State.CLOGGED
+            self._hub.deadlines.arm_in(self._connection, self._hub.settings.send_timeout_s)
 
     def unclog(self) -> None:
         """
