@@ -68,6 +68,8 @@ class Load:
         while b"\r\n\r\n" not in answer:
             answer += client.sock.recv(65_536)
         head, _, body = answer.partition(b"\r\n\r\n")
+        if b" 200 " not in head.partition(b"\r\n")[0]:
+            raise RuntimeError(f"answered {head[:200]!r}")
         lines = head.lower().split(b"\r\n")
         length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
         got = len(body)
