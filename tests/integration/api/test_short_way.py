@@ -465,6 +465,29 @@ def test_reader_of_events_that_stalls_is_cut(tmp_path: Path) -> None:
     play(test, tmp_path, msgspec.structs.replace(SETTINGS, send_timeout_s=0.5))
 
 
+def test_reader_of_events_that_comes_back_has_missed_nothing(tmp_path: Path) -> None:
+    """
+    Nothing is waited for while it takes nothing; when it has taken what there was, it gets what has happened since.
+    """
+
+    async def test(server: Running) -> None:
+        client = await open_events(server)
+        await until(lambda: server.source.waits_under_way == 1)
+        (request,) = server.app.under_way
+        server.source.append("items", 900, json.dumps("x" * 9_000_000).encode())
+        await until(lambda: request._state is request_module.State.CLOGGED)  # type: ignore[attr-defined]
+        server.source.append("items", 901, row(1))
+        server.source.append("items", 902, row(2))
+        assert server.source.waits_under_way == 0
+        assert len(await client.chunk()) > 9_000_000
+        control = json.loads((await client.chunk()).split(b"\n\n")[-2][6:])["headers"]
+        assert control == {"control": "up-to-date", "global_last_seen_lsn": "902"}
+        await until(lambda: server.source.waits_under_way == 1)
+        client.close()
+
+    play(test, tmp_path)
+
+
 # --- leaving and stopping --------------------------------------------------------------------------------------------
 
 
