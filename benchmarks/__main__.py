@@ -4,9 +4,9 @@ The command `python -m benchmarks`.
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,7 +120,7 @@ def main(
     wanted = frozenset(names or SCENARIOS)
     before = read_committed()
     try:
-        figures, postgres = _measure(wanted, rows, minutes * 60.0, single_process=single_process)
+        figures, postgres, failures = _measure(wanted, rows, minutes * 60.0, single_process=single_process)
     except PenstockError as error:
         raise click.ClickException(error.message) from error
     order = list(SCENARIOS)
@@ -136,17 +136,25 @@ def main(
             plots.draw(merged.figures)
         except ImportError as error:
             say(f"no pictures: {error}")
+    if failures:
+        raise click.ClickException(f"not measured to its end: {'; '.join(failures)}")
     if is_checking and any(move.is_worse for move in moves):
         raise click.ClickException("Some ratios are worse than in the last commit.")
 
 
-def _measure(wanted: frozenset[str], rows: int, s_max: float, *, single_process: bool) -> tuple[list[Figure], str]:
+def _measure(
+    wanted: frozenset[str], rows: int, s_max: float, *, single_process: bool
+) -> tuple[list[Figure], str, list[str]]:
     """
-    Run the suites that are wanted; gives the figures and the version of Postgres.
+    Run the suites that are wanted; gives the figures, the version of Postgres, and what failed.
+
+    Raises:
+        ToolMissingError: what is compared with is not installed.
     """
     began = time.monotonic()
     suites = [suite for suite in SUITES if wanted & suite.names.keys()]
     figures: list[Figure] = []
+    failures: list[str] = []
     version = NO_SERVER
     with ExitStack() as stack:
         source = Source()
@@ -155,16 +163,21 @@ def _measure(wanted: frozenset[str], rows: int, s_max: float, *, single_process:
             version = source.version
             for tool in ("pg_recvlogical", "psql"):
                 find_tool(source.server, tool)
-        for number in itertools.count():
-            if number == len(suites):
-                break
+        for number, suite in enumerate(suites):
             if time.monotonic() - began > s_max:
-                left = ", ".join(name for suite in suites[number:] for name in suite.names if name in wanted)
+                left = ", ".join(name for other in suites[number:] for name in other.names if name in wanted)
                 say(f"time is up; left out: {left}")
                 break
-            with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
-                figures += suites[number].measure(Setting(wanted, rows, Path(name), single_process, source))
-    return figures, version
+            suite_began = time.monotonic()
+            names = ", ".join(name for name in suite.names if name in wanted)
+            try:
+                with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
+                    figures += suite.measure(Setting(wanted, rows, Path(name), single_process, source))
+            except Exception as error:  # noqa: BLE001 - whatever fails in one is told, and costs the others nothing
+                traceback.print_exception(error)
+                failures.append(f"{names} ({error})")
+            say(f"{names}: {time.monotonic() - suite_began:.0f} s")
+    return figures, version, failures
 
 
 if __name__ == "__main__":
