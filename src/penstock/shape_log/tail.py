@@ -140,11 +140,15 @@ class Tail:
             txs.append(tx)
             starts.append(past)
             all_elements += elements
+            size = len(elements[0][1]) if len(elements) == 1 else _bytes_of(elements)
+            added += size
+            if chunk_bytes + size < bytes_max:
+                past += len(elements)
+                chunk_bytes += size
+                continue
             for _, element in elements:
                 past += 1
-                size = len(element)
-                added += size
-                chunk_bytes += size
+                chunk_bytes += len(element)
                 if chunk_bytes >= bytes_max:
                     boundaries.append(past)
                     chunk_bytes = 0
@@ -152,7 +156,7 @@ class Tail:
         self.bytes_count += added
         self.open_bytes += added
 
-    def commit(self) -> LogOffset | None:
+    def commit(self) -> tuple[int, int] | None:
         """
         Make everything readable; answers the last place, None when there is nothing new in memory.
         """
@@ -160,7 +164,7 @@ class Tail:
         self.committed = self.base + len(elements)
         self.open_bytes = 0
         self._chunk_bytes_committed = self._chunk_bytes
-        return LogOffset(self._txs[-1], elements[-1][0]) if elements else None
+        return (self._txs[-1], elements[-1][0]) if elements else None
 
     def abandon(self) -> None:
         """
