@@ -32,6 +32,7 @@ AIMS: Final[Mapping[str, float]] = {
     "service-unwanted": 1.0,
     "routing-hit": 0.9,
     "pipeline-many": 1.0,
+    "idle-added": 1.0,
     "initial-sync": 0.8,
     "syncs-many": 0.83,
     "catch-up": 0.7,
