@@ -71,6 +71,46 @@ class _Outlet:
         self._connection.end_output()
 
 
+class _Flow:
+    """
+    uvicorn's account of whether a transport is to be read and written, in a seventh of the memory: what waits for the
+    reader is made when somebody does.
+    """
+
+    __slots__ = ("_transport", "_writable", "read_paused", "write_paused")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._writable: asyncio.Event | None = None
+        self.read_paused = False
+        self.write_paused = False
+
+    async def drain(self) -> None:
+        if self.write_paused:
+            if self._writable is None:
+                self._writable = asyncio.Event()
+            await self._writable.wait()
+
+    def pause_reading(self) -> None:
+        if not self.read_paused:
+            self.read_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.read_paused:
+            self.read_paused = False
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """
     A connection. A subclass of its own for every server names what its connections share.
@@ -84,6 +124,7 @@ class LimitedProtocol(HttpToolsProtocol):
     settings: ClassVar[ApiSettings]
     # Set by uvicorn, which makes no secret of it that these are None at times but in its annotations.
     cycle: Any
+    flow: Any
     headers: list[tuple[bytes, bytes]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -103,7 +144,9 @@ class LimitedProtocol(HttpToolsProtocol):
         Begin to wait for a request.
         """
         # Not an assertion: the transports of uvloop are no subclasses.
-        super().connection_made(cast("asyncio.Transport", transport))
+        plain = cast("asyncio.Transport", transport)
+        super().connection_made(plain)
+        self.flow = _Flow(plain)
         self._enter(Phase.HEAD, self.settings.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
