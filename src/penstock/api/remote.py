@@ -130,22 +130,22 @@ class _Framed(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         start = 0
-        while len(self._received) - start >= _LENGTH.size:
-            (bytes_count,) = _LENGTH.unpack_from(self._received, start)
-            end = start + _LENGTH.size + bytes_count
-            if bytes_count > FRAME_BYTES_MAX:
-                self.refuse("a frame is too long")
-                return
-            if len(self._received) < end:
-                break
-            with memoryview(self._received) as view:
+        with memoryview(self._received) as view:
+            while len(view) - start >= _LENGTH.size:
+                (bytes_count,) = _LENGTH.unpack_from(view, start)
+                end = start + _LENGTH.size + bytes_count
+                if bytes_count > FRAME_BYTES_MAX:
+                    self.refuse("a frame is too long")
+                    return
+                if len(view) < end:
+                    break
                 frame = bytes(view[start + _LENGTH.size : end])
-            start = end
-            try:
-                self.frame_received(frame)
-            except msgspec.MsgspecError:
-                self.refuse("a frame does not say what it must")
-                return
+                start = end
+                try:
+                    self.frame_received(frame)
+                except msgspec.MsgspecError:
+                    self.refuse("a frame does not say what it must")
+                    return
         del self._received[:start]
 
     def send(self, frame: bytes) -> None:
@@ -299,15 +299,15 @@ class _Peer(_Framed):
         if call.method == "cancel":
             task = self.tasks.get(call.id)
             if task is not None:
+                # It may not have begun, and then does not take itself out.
+                task.add_done_callback(lambda _: self.tasks.pop(call.id, None))
                 task.cancel()
             return
         if len(self.tasks) >= CALLS_MAX:
             self.refuse("it has too many calls under way")
             return
         answer = self._prepare(call)
-        task = asyncio.get_running_loop().create_task(self._answer(call, answer), name=f"{call.method} {call.id}")
-        self.tasks[call.id] = task
-        task.add_done_callback(lambda _: self.tasks.pop(call.id, None))
+        self.tasks[call.id] = asyncio.get_running_loop().create_task(self._answer(call, answer), name=call.method)
 
     def _prepare(self, call: _Call) -> Callable[[], Awaitable[object]]:
         source = self._source
@@ -342,6 +342,8 @@ class _Peer(_Framed):
         except Exception:  # noqa: BLE001 - the log learns everything, the other process only that it happened
             _log.error("a call failed", method=call.method, exception=traceback.format_exc())
             kind, payload = _FAILED, call.method
+        finally:
+            self.tasks.pop(call.id, None)
         if self.transport is None:
             return
         if self.transport.get_write_buffer_size() > OUTPUT_BYTES_MAX:

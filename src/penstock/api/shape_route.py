@@ -46,7 +46,7 @@ class World:
         """
         Take what one response needs.
         """
-        return Moment(self.unix_s(), self.random.randint(1, CURSOR_STEP_S_MAX), self.monotonic_ns())
+        return Moment(self.unix_s(), 1 + int(self.random.random() * CURSOR_STEP_S_MAX), self.monotonic_ns())
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import pytest
 
 from conformance.scripted_source import row
 from harness.http_server import SETTINGS, Running, play, until
+from penstock.api import live as live_module
 from penstock.api.fast import request as request_module
 from penstock.shapes.reading import FilePiece
 
@@ -48,6 +49,32 @@ def test_client_that_was_told_everything_waits_without_asking(tmp_path: Path) ->
             client.send(server.live(offset=f"{900 + number}_0", more=f"&cursor={number}"))
             await until(lambda: server.source.waits_under_way == 1)
         assert server.source.opens == opens
+
+    play(test, tmp_path)
+
+
+def test_many_shapes_that_change_at_once_are_told_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Each client learns of its own shape, though only a few are told in one turn of the loop.
+    """
+    monkeypatch.setattr(live_module, "TOLD_AT_ONCE_MAX", 4)
+    monkeypatch.setattr(live_module, "SETTLED_AT_ONCE_MAX", 3)
+
+    async def test(server: Running) -> None:
+        clients = {}
+        for number in range(15):
+            table = f"table{number}"
+            server.source.add(table, row(0))
+            clients[table] = await server.connect()
+            clients[table].send(server.live(table=table))
+        await until(lambda: server.source.waits_under_way == 15)
+        for number, table in enumerate(clients):
+            server.source.append(table, 900 + number, row(number))
+        for number, client in enumerate(clients.values()):
+            head, body = await client.answer()
+            assert b"\r\nelectric-offset: %d_0\r\n" % (900 + number) in head
+            assert row(number) in body
+        assert not server.app.requests_under_way
 
     play(test, tmp_path)
 

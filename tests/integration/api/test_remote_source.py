@@ -320,6 +320,29 @@ def test_calls_of_a_worker_that_left_are_cancelled(tmp_path: Path) -> None:
     play(test())
 
 
+def test_calls_taken_back_at_once_leave_nothing(tmp_path: Path) -> None:
+    """
+    A call whose cancellation comes in the same block as itself has not begun, and does not count either.
+    """
+
+    async def test() -> None:
+        scripted = ScriptedSource()
+        handle = scripted.add("items", row(1)).handle
+        async with served(scripted, tmp_path) as server, connected(tmp_path) as source:
+            await until(lambda: source.is_connected)
+            kept = asyncio.ensure_future(source.wait(handle, SNAPSHOT_END))
+            for _ in range(100):
+                asyncio.ensure_future(source.wait(handle, SNAPSHOT_END)).cancel()
+            await until(lambda: scripted.waits_under_way == 1)
+            await until(lambda: sum(len(peer.tasks) for peer in server._peers) == 1)
+            scripted.append("items", 7, row(2))
+            assert isinstance(await kept, Advanced)
+            assert (await source.health()).state == "active"
+            assert sum(len(peer.tasks) for peer in server._peers) == 0
+
+    play(test())
+
+
 def test_fault_of_the_engine_is_not_taken_for_its_absence(tmp_path: Path) -> None:
     """
     Asking again would not help, so the caller gets another error, without details.
