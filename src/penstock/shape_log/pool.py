@@ -22,6 +22,10 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
+GATHERING_S: Final = 0.002
+"""For how long results are gathered before they are told; waking the loop costs as much as a small piece of work."""
+GATHERED_FROM_COUNT: Final = 32
+"""How many pieces of work must be unfinished for that."""
 _LOOKS_PER_DEADLINE: Final = 8
 
 
@@ -174,13 +178,25 @@ class DiskPool:
                 loop.call_soon_threadsafe(self._thread_ended)
             if not self._is_waking:
                 self._is_waking = True
-                loop.call_soon_threadsafe(self._deliver)
+                loop.call_soon_threadsafe(self._deliver_soon)
         except RuntimeError:
             return  # the loop is closed: nobody waits for results any more
 
     def _thread_ended(self) -> None:
         self._threads_ended += 1
         self._replaced_count -= 1
+
+    def _deliver_soon(self) -> None:
+        """
+        Deliver at once, or gather for a moment while the threads have plenty to do. The timer is the loop's, so a thread
+        that hangs holds back no other's result.
+        """
+        loop = self._loop
+        assert loop is not None
+        if len(self._outstanding) - len(self._finished) < GATHERED_FROM_COUNT:
+            self._deliver()
+        else:
+            loop.call_later(GATHERING_S, self._deliver)
 
     def _deliver(self) -> None:
         self._is_waking = False  # before looking, so that what is finished from now on wakes us again

@@ -38,7 +38,7 @@ T = TypeVar("T")
 SHAPES_NAME: Final = "shapes"
 TRASH_NAME: Final = "trash"
 
-SETTLE_THREADS_MAX: Final = 4
+SETTLE_THREADS_MAX: Final = 8
 READ_THREADS_MAX: Final = 4
 REPLACED_THREADS_MAX: Final = 8
 """How many hanging threads are replaced; with more the pool shrinks, and at last nothing settles any more."""
