@@ -45,7 +45,7 @@ NAMES: Final = {
 ROUNDS: Final = 5
 FAN_OUT_ROUNDS: Final = {1_000: 5, 10_000: 3}
 """By the number of clients."""
-FAN_OUT_S_MAX: Final = 60.0
+FAN_OUT_S_MAX: Final = 20.0
 """No further round is begun after so long."""
 CONNECTIONS: Final = 32
 ROUND_S: Final = 1.5

@@ -40,7 +40,7 @@ NAMES: Final = {
     MEANWHILE: "the same while the load is written",
 }
 
-ROWS_SHARE: Final = 0.2
+ROWS_SHARE: Final = 0.1
 """So many rows are written for each way to be dead, as a share of those asked for."""
 ROUNDS: Final = 2
 PAGE_BYTES: Final = 8192
