@@ -1,12 +1,14 @@
 """
 Waiting together: one question to the engine for all requests that wait for the same thing.
 
-Shell. A wait costs no task: it is a future of the source, and what is to be told is told in a row, also where a change
-concerns many shapes with a client each. Two kinds of questions are shared. Live requests that have everything up to the same place of the same log hang
+Shell. Two kinds of questions are shared. Live requests that have everything up to the same place of the same log hang
 on one `wait`, whose answer, body included, is made once for all of them. Live requests with equal parameters that come
 at the same time share one `open`; the answer may then be older than the request by one round trip, which a live request
 cannot notice, because it waits for whatever the answer did not contain. Plain requests share only a question that has
 not been put yet: those that are read in one turn of the loop.
+
+A wait costs no task: it is a future of the source. The askers of all questions that are answered at the same time are
+told in a row, also where a change concerns many shapes with a client each.
 
 A question whose last asker has left is cancelled. While the engine is away a `wait` is asked again and again until
 its askers have lost patience; each of them has a deadline of its own. Closed chunks that were served before are served
@@ -37,7 +39,7 @@ RETRY_DELAY_S_MAX: Final = 0.5
 TOLD_AT_ONCE_MAX: Final = 256
 """Askers that learn an answer in one turn of the loop; then everybody else has a turn."""
 
-SETTLED_AT_ONCE_MAX: Final = 16
+SETTLED_AT_ONCE_MAX: Final = 32
 """After so many of them what they put off is done. Many, so that it is done in a row; few, so that those who are waiting
 for it at the other end of a connection have something to do meanwhile."""
 
