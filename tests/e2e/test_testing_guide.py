@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.timeout(300)]
 
 GUIDE: Final = Path(__file__).parents[2] / "docs" / "guides" / "testing.md"
 # Nothing of this suite's own settings, which users do not have.
-PLAIN: Final = ("-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error")
+PLAIN: Final = ("-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:schemathesis", "-W", "error")
 
 
 def samples() -> dict[str, str]:
