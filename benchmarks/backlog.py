@@ -44,7 +44,7 @@ from benchmarks.suites import Setting, Suite
 from penstock.testing.postgres import ThrowawayDatabase
 
 ROUNDS_MAX: Final = 3
-ROUNDS_S_MAX: Final = 300.0
+ROUNDS_S_MAX: Final = 120.0
 """No round is begun after so long."""
 
 TIMEOUT_S_MIN: Final = 60.0
