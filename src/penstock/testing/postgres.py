@@ -86,7 +86,9 @@ if pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null); then
   while kill -0 "$pid" 2>/dev/null && [ "$turn" -lt 100 ]; do turn=$((turn + 1)); sleep 0.1; done
   kill -KILL "$pid" 2>/dev/null
 fi
-rm -rf "$1"
+# What an interrupted initdb leaves behind may write for a moment longer, beside what is being removed.
+turn=0
+until rm -rf "$1" || [ "$turn" -ge 100 ]; do turn=$((turn + 1)); sleep 0.1; done
 """
 
 
