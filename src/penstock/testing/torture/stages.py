@@ -207,7 +207,8 @@ async def _hold_transaction(stage: Stage) -> Staged:
     """
     since = time.monotonic()
     async with await psycopg.AsyncConnection.connect(stage.ground.url) as connection:
-        await connection.execute("SELECT pg_current_xact_id()")
+        # With something of it in the log: of a transaction that wrote nothing, the server keeps nothing for long.
+        await connection.execute("SELECT pg_logical_emit_message(true, 'torture', 'held')")
         position = await stage.ground.strike("unwatched")
         released = await stage.ground.wait_confirmed(position, PATIENCE_S)
         await stage.ground.write_bytes("unwatched", BUDGET_BYTES)
