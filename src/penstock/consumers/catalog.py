@@ -2,7 +2,8 @@
 Which shape a request means, and what it reads of it.
 
 Owns the map from definitions to handles and the first steps of making a shape: publication and barrier, row, route,
-revealing the handle. Implements, for the process that owns the shapes, what `api.abc.ShapeSource` asks for but for health
+revealing the handle. What a request means is found by `resolver`, what a client is told instead of a shape is in
+`refusals`. Implements, for the process that owns the shapes, what `api.abc.ShapeSource` asks for but for health
 and status.
 
 Form: shell.
@@ -14,18 +15,15 @@ Invariants:
   one before is synced;
 * the time in a handle is greater than in any handle made before, in this run or an earlier one.
 
-Limits: `snapshot_count_max` shapes in the making, further ones are refused with a 503; `resolved_count_max` definitions
-remembered.
+Limits: `snapshot_count_max` shapes in the making, further ones are refused with a 503.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-import msgspec
 import structlog
 
 from penstock.consumers.abc import (
@@ -39,10 +37,18 @@ from penstock.consumers.abc import (
 from penstock.consumers.consumer import ConsumerState
 from penstock.consumers.entries import ShapeEntry, ShapeGoneError
 from penstock.consumers.limits import ConsumerLimits
+from penstock.consumers.refusals import (
+    CANNOT_CREATE,
+    HANDLE_MISMATCH,
+    NO_SHAPE,
+    reason_of,
+    refusal,
+    refusal_of_creation,
+)
 from penstock.consumers.registry import ConsumerRegistry
-from penstock.consumers.resolve import resolve_shape, resolve_table_name, unknown_table
+from penstock.consumers.resolver import LONG_CLAUSE_LENGTH, Resolved, Resolver
 from penstock.consumers.schema_check import check_table
-from penstock.consumers.snapshotter import RETRY_AFTER_S, Snapshotter
+from penstock.consumers.snapshotter import Snapshotter
 from penstock.control.records import Recovered, ShapeRow, ShapeState
 from penstock.errors import (
     ConnectionLostError,
@@ -50,16 +56,13 @@ from penstock.errors import (
     PenstockError,
     Policy,
     RequestError,
-    RuleError,
     ShapeError,
 )
 from penstock.postgres.relation import RelationDescription, Table
-from penstock.shapes.condition import Condition, condition_of, know_letters, letters_of, needs_letters
-from penstock.shapes.definition import ShapeDefinition
+from penstock.shapes.condition import Condition, condition_of, know_letters, letters_of
 from penstock.shapes.handle import make_handle
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset
 from penstock.shapes.reading import (
-    FORBIDDEN,
     Advanced,
     Health,
     LogRange,
@@ -73,25 +76,15 @@ from penstock.shapes.reading import (
     ShapeRequest,
     WaitReply,
 )
-from penstock.where.facts import NO_FACTS
-from penstock.wire.schema import schema_header
 
 _log: Final = structlog.get_logger(__name__)
 
-_CANNOT_VERIFY: Final = "Cannot connect to the database to verify the shape. Please try again later."
-_CANNOT_CREATE: Final = "Failed to create shape, please retry"
-NO_SHAPE: Final = "No existing shape found"
-HANDLE_MISMATCH: Final = (
-    "The specified shape definition and handle do not match. Please ensure the shape definition is correct or omit the"
-    " shape handle from the request to obtain a new one."
-)
 _NO_ROOM: Final = "Failed to create shape: the disk is nearly full, please retry later"
 _NO_ROOM_RETRY_S: Final = 10
 _NOT_READY_RETRY_S: Final = 5
 _LETTERS: Final = "letters"  # kind of a fact
 RESTORE_SLICE_COUNT: Final = 100
 """So many shapes are taken over at once by a start; between two slices everything else has its turn."""
-_CLAUSE_LENGTH_MAX: Final = 2000  # longer texts are compiled in a thread
 
 
 class Readiness(Protocol):
@@ -110,19 +103,6 @@ class Readiness(Protocol):
         Wait, without a deadline, until it is active.
         """
         ...
-
-
-class Resolved(NamedTuple):
-    """
-    What a request means.
-    """
-
-    table: Table
-    definition: ShapeDefinition
-    key: bytes
-    schema: str
-    condition: Condition | None
-    """Held so that it need not be compiled again."""
 
 
 class _Creation:
@@ -189,7 +169,6 @@ class ShapeCatalog:
         self._snapshotter: Final = snapshotter
         self._readiness: Final = readiness
         self._is_replaying: Final = is_replaying
-        self._are_generated_published: Final = are_generated_published
         self._unix_us: Final = unix_us
         self._sheds: Final = sheds
         self._limits: Final = limits
@@ -202,7 +181,12 @@ class ShapeCatalog:
         self._is_restored: Final = asyncio.Event()
         self._perhaps_unused: Final[set[int]] = set()
         self._creating_on: Final[dict[int, int]] = {}
-        self._resolved: Final[dict[bytes, Resolved]] = {}
+        self._resolver: Final = Resolver(
+            inspector,
+            are_generated_published=are_generated_published,
+            is_made=self._current.__contains__,
+            resolved_count_max=limits.resolved_count_max,
+        )
         self._handle_us_max = 0
         self._group: asyncio.TaskGroup | None = None
 
@@ -318,7 +302,7 @@ class ShapeCatalog:
         Raises:
             PenstockError: as `refusal` reads it.
         """
-        resolved = self._resolved.get(_request_key(request))
+        resolved = self._resolver.known(request)
         entry = None if resolved is None else self._current.get(resolved.key)
         if entry is None or entry.condemned is not None:
             await self._wait_active()
@@ -441,7 +425,7 @@ class ShapeCatalog:
             assert request.handle is not None
             entry = self._registry.find(request.handle)
         else:
-            entry = self._current.get((await self._resolve(request.shape)).key)
+            entry = self._current.get((await self._resolver.resolve(request.shape)).key)
         if entry is None or entry.condemned is not None:
             return None
         if request.handle is not None and request.handle != entry.handle:
@@ -458,50 +442,6 @@ class ShapeCatalog:
             message = f"Timeout waiting for {health.reason}{detail}"
             raise RequestError(503, message, retry_after_s=_NOT_READY_RETRY_S) from cause
 
-    # --- what a request means ----------------------------------------------------------------------------------------
-
-    async def _resolve(self, request: ShapeRequest) -> Resolved:
-        name = resolve_table_name(request)
-        asked = _request_key(request)
-        known = self._resolved.get(asked)
-        try:
-            table = await self._inspector.find_table(*name)
-        except ConnectionLostError:
-            if known is not None and known.key in self._current:
-                return known
-            raise
-        if table is None:
-            raise unknown_table(name)
-        if known is not None and known.table is table:
-            return known
-        try:
-            return await self._remember(request, asked, table)
-        except InvalidShapeError:
-            # The table may have changed since it was last looked at.
-            self._inspector.forget(table.id.oid)
-            table = await self._inspector.find_table(*name)
-            if table is None:
-                raise unknown_table(name) from None
-            return await self._remember(request, asked, table)
-
-    async def _remember(self, request: ShapeRequest, asked: bytes, table: Table) -> Resolved:
-        facts = NO_FACTS
-        clauses = request.clauses
-        if clauses:
-            facts = await self._inspector.find_facts(table, with_letters=any(map(needs_letters, clauses)))
-        resolve = partial(
-            resolve_shape, request, table, are_generated_published=self._are_generated_published(), facts=facts
-        )
-        # A text of the greatest length takes more than a second.
-        is_long = sum(map(len, clauses)) > _CLAUSE_LENGTH_MAX
-        definition = await asyncio.to_thread(resolve) if is_long else resolve()
-        schema = schema_header(table, definition.selected).decode()
-        resolved = Resolved(table, definition, definition.identity(), schema, condition_of(definition))
-        if len(self._resolved) >= self._limits.resolved_count_max:
-            self._resolved.clear()
-        self._resolved[asked] = resolved
-        return resolved
-
     # --- making shapes -----------------------------------------------------------------------------------------------
 
     async def _find_or_create(self, request: ShapeRequest) -> tuple[Resolved, ShapeEntry, _Creation | None]:
@@ -510,7 +450,7 @@ class ShapeCatalog:
         """
         while True:
             # Again after a wait: what ended the shape may be that the table is another one.
-            resolved = await self._resolve(request)
+            resolved = await self._resolver.resolve(request)
             entry = self._current.get(resolved.key)
             if entry is None or entry.condemned is None:
                 break
@@ -518,7 +458,7 @@ class ShapeCatalog:
                 async with asyncio.timeout(self._limits.ready_wait_s):
                     await self._registry.wait_gone(entry)
             except TimeoutError as cause:
-                raise RequestError(503, _CANNOT_CREATE, retry_after_s=1) from cause
+                raise RequestError(503, CANNOT_CREATE, retry_after_s=1) from cause
         creation = self._creations.get(resolved.key)
         if entry is not None:
             return resolved, entry, creation
@@ -532,7 +472,7 @@ class ShapeCatalog:
 
     def _begin_creation(self, resolved: Resolved, *, is_compacting: bool) -> _Creation:
         if self._is_closed or len(self._creations) >= self._limits.snapshot_count_max:
-            raise RequestError(503, _CANNOT_CREATE, retry_after_s=1)
+            raise RequestError(503, CANNOT_CREATE, retry_after_s=1)
         if not self.has_room():
             raise RequestError(503, _NO_ROOM, retry_after_s=_NO_ROOM_RETRY_S)
         self._sheds.refuse(resolved.definition.canonical())
@@ -553,14 +493,14 @@ class ShapeCatalog:
             await self._snapshotter.fill(entry, creation.started.set)
             await self._snapshotter.make_live(entry)
         except Exception as error:  # noqa: BLE001 - kept for the requests that wait; the shape is given up
-            creation.error = _for_client(error)
+            creation.error = refusal_of_creation(error)
             if isinstance(error, ShapeError):
                 # What was known of the table is not so any more.
                 self._inspector.forget(oid)
             if creation.entry is not None:
-                self._registry.condemn([creation.entry], f"creation failed: {_reason(error)}")
+                self._registry.condemn([creation.entry], f"creation failed: {reason_of(error)}")
             else:
-                _log.warning("shape was not created", table=resolved.definition.table.name, reason=_reason(error))
+                _log.warning("shape was not created", table=resolved.definition.table.name, reason=reason_of(error))
         finally:
             del self._creations[resolved.key]
             creation.revealed.set()
@@ -643,7 +583,7 @@ async def _compile_all(rows: Sequence[ShapeRow]) -> list[Condition]:
         if row.definition.where is None or row.state is not ShapeState.LIVE:
             continue
         try:
-            if len(row.definition.where) > _CLAUSE_LENGTH_MAX:
+            if len(row.definition.where) > LONG_CLAUSE_LENGTH:
                 condition = await asyncio.to_thread(condition_of, row.definition)
             else:
                 condition = condition_of(row.definition)
@@ -659,67 +599,6 @@ def _always() -> bool:
     return True
 
 
-def refusal(error: PenstockError) -> Refused | Rotated:
-    """
-    Say what a client is told about an error.
-    """
-    match error:
-        case RuleError():
-            _log.error("a request was denied, because what authorize added cannot be used", problem=error.message)
-            return FORBIDDEN
-        case InvalidShapeError():
-            return Refused(400, "Invalid request", errors={error.field: [error.message]})
-        case RequestError():
-            return Refused(error.status, error.message, error.errors, error.retry_after_s, error.is_known)
-        case ConnectionLostError():
-            return Refused(503, _CANNOT_VERIFY, retry_after_s=1)
-        case ShapeError():
-            return Rotated()
-        case _:
-            _log.error("shape cannot be read", error=error.message)
-            return Refused(500, f"Unable to retrieve shape log: {error.message}")
-
-
-def _request_key(request: ShapeRequest) -> bytes:
-    """
-    Give what two requests share that mean the same shape.
-    """
-    return _ENCODER.encode(
-        (
-            request.table,
-            request.columns,
-            request.queryable_columns,
-            request.where,
-            request.params,
-            request.replica,
-            request.log,
-            request.rules,
-        )
-    )
-
-
-_ENCODER: Final = msgspec.msgpack.Encoder()
-
-
 def _raise_error(creation: _Creation) -> None:
     if creation.error is not None:
         raise creation.error
-
-
-def _for_client(error: Exception) -> PenstockError:
-    """
-    Say what the waiting requests are told.
-    """
-    match error:
-        case RequestError() | ShapeError():
-            return error
-        case ConnectionLostError():
-            return RequestError(503, "Database connection not available", retry_after_s=RETRY_AFTER_S, is_known=True)
-        case PenstockError():
-            return RequestError(503, _CANNOT_CREATE, retry_after_s=1)
-        case _:
-            return RequestError(500, f"Unexpected error while creating snapshot: {type(error).__name__}")
-
-
-def _reason(error: Exception) -> str:
-    return error.message if isinstance(error, PenstockError) else type(error).__name__

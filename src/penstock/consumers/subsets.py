@@ -19,11 +19,13 @@ from typing import Final, Protocol
 import structlog
 
 from penstock.consumers.abc import Inspector, OpenSnapshot, ShapeAccounts
-from penstock.consumers.catalog import Resolved, ShapeCatalog, refusal
+from penstock.consumers.catalog import ShapeCatalog
 from penstock.consumers.entries import ShapeEntry, ShapeGoneError
 from penstock.consumers.limits import ConsumerLimits
+from penstock.consumers.refusals import refusal
 from penstock.consumers.registry import ConsumerRegistry
 from penstock.consumers.resolve import visible_columns
+from penstock.consumers.resolver import Resolved
 from penstock.consumers.snapshotter import took_too_long
 from penstock.consumers.spool import Spool
 from penstock.consumers.subset_place import follow_from, must_show

@@ -8,7 +8,7 @@ import pytest
 
 from consumer_kit import ITEMS
 from penstock.api.closed import ClosedRanges
-from penstock.consumers.catalog import refusal
+from penstock.consumers.refusals import refusal
 from penstock.consumers.resolve import resolve_shape
 from penstock.errors import InvalidShapeError, RuleError
 from penstock.postgres.relation import Table
