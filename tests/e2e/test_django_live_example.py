@@ -1,100 +1,41 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-import psycopg
 import pytest
-from playwright.async_api import Error as PlaywrightError
 from playwright.async_api import expect
 
 from harness.browser import View, browsing, skip_without_chromium
-from penstock.testing.postgres import free_port
+from harness.examples import EXAMPLES, Example, running_example
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(300)]
 skip_without_chromium()
 
-EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "django_live"
 PASSWORD: Final = "lovelace"
 
 
-@dataclass
-class Site:
-    """
-    The running example.
-    """
-
-    url: str
-    database: str
-
-    async def execute(self, sql: str) -> None:
-        """
-        Change the table behind the site's back.
-        """
-        async with await psycopg.AsyncConnection.connect(self.database, autocommit=True) as connection:
-            await connection.execute(sql.encode())
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     """
     The example, started as its README says.
     """
-    (command,) = re.findall(r"```sh\n(python .*)\n```", (EXAMPLE / "README.md").read_text())
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "DJANGO_", "SYNC_"))
-    }
-    log = tmp_path_factory.mktemp("example") / "log"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, *command.split()[1:]],
-            cwd=EXAMPLE,
-            env={**kept, "PORT": str(free_port()), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    assert process.stdout is not None
-    try:
-        page, table = process.stdout.readline(), process.stdout.readline()
-        assert table, log.read_text()
-        yield Site(page.removeprefix("The page: ").strip(), table.partition("'")[2].strip().rstrip("'"))
-        process.terminate()
-        process.wait(60)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with running_example("django_live", tmp_path_factory.mktemp("example"), settings=("DJANGO_", "SYNC_")) as example:
+        yield example
 
 
-async def open_when_served(view: View, url: str) -> None:
-    """
-    Open a page of a site that is starting.
-    """
-    async with asyncio.timeout(120):
-        while True:
-            with contextlib.suppress(PlaywrightError):
-                await view.page.goto(url)
-                return
-            await asyncio.sleep(0.1)
-
-
-async def test_a_page_of_django_is_live(site: Site) -> None:
+async def test_a_page_of_django_is_live(site: Example) -> None:
     """
     Rows that the page's own form adds, rows that others write past Django, changes and deletions are seen without
     reloading; rows that are not public only after logging in.
     """
     async with browsing() as browser:
         view = View(await (await browser.new_context()).new_page())
-        await open_when_served(view, site.url)
+        await site.show(view)
         tasks = view.page.locator("#tasks li")
         await expect(view.page.locator("#state")).to_have_text("live")
 
@@ -137,7 +78,7 @@ def add_user(database: str) -> None:
             "--email",
             "ada@example.org",
         ],
-        cwd=EXAMPLE,
+        cwd=EXAMPLES / "django_live",
         env={
             **os.environ,
             "DATABASE_URL": database,

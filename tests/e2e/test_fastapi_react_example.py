@@ -7,94 +7,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 import httpx
-import psycopg
 import pytest
-from playwright.async_api import Error as PlaywrightError
 from playwright.async_api import expect
 
 from harness.browser import View, browsing, skip_without_chromium
-from penstock.testing.postgres import free_port
+from harness.examples import Example, running_example
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(300)]
 skip_without_chromium()
 
-EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "fastapi_react"
 if shutil.which("npm") is None and os.environ.get("CI") != "true":
     pytest.skip("npm is not installed: the page cannot be built", allow_module_level=True)
 
 
-@dataclass
-class Board:
-    """
-    The running example.
-    """
-
-    url: str
-    database: str
-
-    async def execute(self, sql: str) -> None:
-        """
-        Change the table behind the application's back.
-        """
-        async with await psycopg.AsyncConnection.connect(self.database, autocommit=True) as connection:
-            await connection.execute(sql.encode())
-
-
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     """
     The example by its one command.
     """
-    (command,) = re.findall(r"```sh\n(python .*)\n```", (EXAMPLE / "README.md").read_text())
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "BOARD_"))}
-    log = tmp_path_factory.mktemp("example") / "log"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, *command.split()[1:]],
-            cwd=EXAMPLE,
-            env={**kept, "PORT": str(free_port()), "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    assert process.stdout is not None
-    try:
-        page, table = process.stdout.readline(), process.stdout.readline()
-        assert table, log.read_text()
-        yield Board(page.removeprefix("The page: ").strip(), table.partition("'")[2].strip().rstrip("'"))
-        process.terminate()
-        process.wait(60)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with running_example("fastapi_react", tmp_path_factory.mktemp("example"), settings=("BOARD_",)) as example:
+        yield example
 
 
-async def enter(view: View, board: Board, name: str) -> None:
+async def enter(view: View, board: Example, name: str) -> None:
     """
     Open the page of an application that is starting, and log in.
     """
-    async with asyncio.timeout(120):
-        while True:
-            with contextlib.suppress(PlaywrightError):
-                await view.page.goto(board.url)
-                break
-            await asyncio.sleep(0.1)
+    await board.show(view)
     await view.page.get_by_role("button", name=name).click()
     await expect(view.page.locator("#state")).to_have_text("live")
 
 
-async def test_a_board_is_live_for_its_team_and_nobody_else(board: Board) -> None:
+async def test_a_board_is_live_for_its_team_and_nobody_else(board: Example) -> None:
     """
     What one of a team does, or anybody past the application, is seen by the others at once and by no other team; the
     page narrows what it shows, and the server never widens it.
@@ -125,7 +73,7 @@ async def test_a_board_is_live_for_its_team_and_nobody_else(board: Board) -> Non
         assert {name: view.complaints for name, view in views.items()} == {"ada": [], "grace": [], "bob": []}
 
 
-async def test_its_route_gives_nobody_more_than_is_theirs(board: Board) -> None:
+async def test_its_route_gives_nobody_more_than_is_theirs(board: Example) -> None:
     """
     Without a token nothing, with one the own team's rows without the hidden column, whatever is asked for.
     """
