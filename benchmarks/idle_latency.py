@@ -205,7 +205,8 @@ def _time_service(
                 if row_count == 0:
                     reader.send(offset=reply.offset, handle=reply.handle, live="true", cursor=reply.cursor)
             took.append(time.perf_counter() - began)
-            if place > 0 and row_count != 1:
+            # Before, it may still be given what the service had missed.
+            if place >= WARM_UPS and row_count != 1:
                 raise RuntimeError(f"the live client got {row_count} rows for one commit")
     return took[WARM_UPS:]
 
