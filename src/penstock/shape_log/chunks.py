@@ -17,6 +17,7 @@ Pure.
 from __future__ import annotations
 
 import re
+import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -35,13 +36,21 @@ _DEPTH_OF_HEADERS: Final = 2
 
 class RunPlan(NamedTuple):
     """
-    Elements that one index record will cover, as a range of their indexes.
+    Elements that one index record will cover, as a range of their indexes, and how many bytes they have without commas.
     """
 
     from_inclusive: int
     up_to_exclusive: int
+    bytes_count: int
     is_chunk_end: bool
     is_committed_end: bool
+
+    @property
+    def elements_count(self) -> int:
+        """
+        How many they are.
+        """
+        return self.up_to_exclusive - self.from_inclusive
 
 
 def plan_runs(sizes: Sequence[int], boundaries: Sequence[int], committed_count: int) -> Iterator[RunPlan]:
@@ -63,7 +72,7 @@ def plan_runs(sizes: Sequence[int], boundaries: Sequence[int], committed_count: 
             next_end += 1
         # As many as reach the target, but none behind the next end.
         past = min(bisect_left(up_to, before + RUN_BYTES_TARGET, start) + 1, ends[next_end])
-        yield RunPlan(start, past, past in chunk_ends, past == committed_count)
+        yield RunPlan(start, past, up_to[past - 1] - before, past in chunk_ends, past == committed_count)
         start, before = past, up_to[past - 1]
 
 
@@ -127,11 +136,50 @@ def join_lines(block: bytes, start: int, end: int, is_first: bool) -> tuple[byte
     return joined if is_first else b"," + joined, lines.count(b"\n") + 1
 
 
+class JoinRuns(Protocol):
+    """
+    Makes elements the bytes of a file.
+    """
+
+    def __call__(
+        self, elements: list[tuple[int, bytes]], runs: list[tuple[int, int, bool]], /
+    ) -> tuple[bytes, list[int]]:
+        """
+        Join the elements of each run, and all runs; tell also the checksum of each.
+        """
+
+
+def join_runs(elements: list[tuple[int, bytes]], runs: list[tuple[int, int, bool]]) -> tuple[bytes, list[int]]:
+    """
+    Join the elements of each run by commas, and all runs; tell also the checksum of each.
+
+    Args:
+        elements: as (position, JSON).
+        runs: of each the indexes of its first element and behind its last, and whether a comma comes before it.
+    """
+    joined = [
+        b",".join([b"", *(element for _, element in elements[first:past])])
+        if has_comma
+        else b",".join([element for _, element in elements[first:past]])
+        for first, past, has_comma in runs
+    ]
+    return b"".join(joined), [zlib.crc32(run) for run in joined]
+
+
 _compiled: JoinLines | None = None
+_compiled_runs: JoinRuns | None = None
 with suppress(ImportError):
     from penstock.compiled import copying  # type: ignore[attr-defined]  # there only where it was built
 
     _compiled = copying.join_lines
+    _compiled_runs = copying.join_runs
+
+
+def runs_joiner() -> JoinRuns:
+    """
+    Give the compiled `join_runs` where it was built and is wanted, otherwise the plain one.
+    """
+    return join_runs if _compiled_runs is None or choice.core() is None else _compiled_runs
 
 
 class SnapshotCutter:

@@ -19,8 +19,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from penstock.shape_log.chunks import SnapshotCutter, plan_runs
-from penstock.shape_log.disk import NO_SPACE_ERRNOS, Disk
+from penstock.shape_log.chunks import RunPlan, SnapshotCutter, plan_runs, runs_joiner
+from penstock.shape_log.disk import NO_SPACE_ERRNOS, Disk, OpenFile
 from penstock.shape_log.records import (
     DATA_MAGIC,
     DATA_NAME,
@@ -37,6 +37,10 @@ from penstock.shape_log.records import (
 from penstock.shape_log.recovery import FileEnd
 from penstock.shape_log.tail import TailPart
 from penstock.shapes.offset import SNAPSHOT_END, LogOffset, snapshot_chunk_end
+
+BLOCK_BYTES_TARGET: Final = 4 << 20
+"""Runs are joined and written together up to about this size: a thread that writes waits for the interpreter's lock once
+for each."""
 
 
 def create_files(
@@ -113,7 +117,6 @@ def settle(disk: Disk, job: SettleJob) -> SettleResult:
     """
     Write and sync.
     """
-    runs, result = _encode(job)
     is_syncing = False
     try:
         with (
@@ -123,35 +126,62 @@ def settle(disk: Disk, job: SettleJob) -> SettleResult:
             if job.is_cut_needed:
                 data.truncate(job.start.data_bytes)
                 index.truncate(record_byte(job.start.records_count))
-            start_byte = job.start.data_bytes
-            for run in runs.data:
-                data.write(start_byte, run)
-                start_byte += len(run)
-            index.write(record_byte(job.start.records_count), b"".join(runs.records))
+            writing = _Writing(job, data)
+            writing.write_all()
+            index.write(record_byte(job.start.records_count), b"".join(writing.records))
             is_syncing = True
-            if runs.data:
+            if writing.end.data_bytes > job.start.data_bytes:
                 data.sync()
             index.sync()
     except OSError as error:
         is_harmless = error.errno in NO_SPACE_ERRNOS and not is_syncing
         outcome = SettleOutcome.NO_SPACE if is_harmless else SettleOutcome.FAILED
         return SettleResult(outcome, None, job.start, [])
-    return result
+    return SettleResult(SettleOutcome.SETTLED, writing.aligned, writing.end, writing.closed)
 
 
-class _Runs(NamedTuple):
-    data: list[bytes]
-    records: list[bytes]
+class _Writing:
+    """
+    The data of one settle being written, a block at a time, so that no second copy of all of it is in memory.
 
+    Attributes:
+        records: of the index, for what was written.
+        end: how far the files will be good.
+        aligned: how far they are complete transactions; None when nothing changed there.
+        closed: log chunks that closed.
+    """
 
-def _encode(job: SettleJob) -> tuple[_Runs, SettleResult]:
-    elements = [element for _, element in job.part.elements]
-    runs = _Runs([], [])
-    end = job.start
-    aligned: FileEnd | None = None
-    closed: list[ClosedChunk] = []
-    is_chunk_open = job.is_chunk_open
-    if job.is_aligning and job.committed_count == 0:
+    def __init__(self, job: SettleJob, data: OpenFile) -> None:
+        self._job: Final = job
+        self._data: Final = data
+        self._join: Final = runs_joiner()
+        self._is_chunk_open = job.is_chunk_open
+        self.records: Final[list[bytes]] = []
+        self.end = job.start
+        self.aligned: FileEnd | None = None
+        self.closed: Final[list[ClosedChunk]] = []
+
+    def write_all(self) -> None:
+        job = self._job
+        if job.is_aligning and job.committed_count == 0:
+            self._mark()
+        block: list[RunPlan] = []
+        block_bytes = 0
+        sizes = [len(element) for _, element in job.part.elements]
+        for plan in plan_runs(sizes, job.part.boundaries, job.committed_count):
+            block.append(plan)
+            block_bytes += plan.bytes_count
+            if block_bytes >= BLOCK_BYTES_TARGET:
+                self._write(block)
+                block, block_bytes = [], 0
+        if block:
+            self._write(block)
+
+    def _mark(self) -> None:
+        """
+        Say that what is in the files is complete, with a record of no data.
+        """
+        job, end = self._job, self.end
         mark = IndexRecord(
             RecordKind.RUN,
             end.data_bytes,
@@ -164,19 +194,29 @@ def _encode(job: SettleJob) -> tuple[_Runs, SettleResult]:
             commit=job.commit,
             end=job.end,
         )
-        runs.records.append(encode_record(mark, end.records_count))
-        end = aligned = end._replace(records_count=end.records_count + 1)
-    for plan in plan_runs([len(element) for element in elements], job.part.boundaries, job.committed_count):
-        data = b",".join(elements[plan.from_inclusive : plan.up_to_exclusive])
-        if is_chunk_open:
-            data = b"," + data
+        self.records.append(encode_record(mark, end.records_count))
+        self.end = self.aligned = end._replace(records_count=end.records_count + 1)
+
+    def _write(self, block: list[RunPlan]) -> None:
+        part = self._job.part
+        runs: list[tuple[int, int, bool]] = []
+        for plan in block:
+            runs.append((plan.from_inclusive, plan.up_to_exclusive, self._is_chunk_open))
+            self._is_chunk_open = not plan.is_chunk_end
+        joined, checksums = self._join(part.elements, runs)
+        self._data.write(self.end.data_bytes, joined)
+        for plan, (_, _, has_comma), checksum in zip(block, runs, checksums, strict=True):
+            self._count(plan, plan.bytes_count + plan.elements_count - (0 if has_comma else 1), checksum)
+
+    def _count(self, plan: RunPlan, bytes_count: int, checksum: int) -> None:
+        job, end = self._job, self.end
         is_aligned = plan.is_committed_end and job.is_aligning
         record = IndexRecord(
             RecordKind.RUN,
             end.data_bytes,
-            len(data),
-            zlib.crc32(data),
-            plan.up_to_exclusive - plan.from_inclusive,
+            bytes_count,
+            checksum,
+            plan.elements_count,
             job.part.place(plan.from_inclusive),
             job.part.place(plan.up_to_exclusive - 1),
             plan.is_chunk_end,
@@ -184,17 +224,13 @@ def _encode(job: SettleJob) -> tuple[_Runs, SettleResult]:
             job.commit if is_aligned else 0,
             job.end if is_aligned else 0,
         )
-        runs.data.append(data)
-        runs.records.append(encode_record(record, end.records_count))
-        end = FileEnd(
-            end.records_count + 1, record.end_byte, end.chunks_count + (1 if plan.is_chunk_end else 0), record.last
-        )
+        self.records.append(encode_record(record, end.records_count))
+        chunks_count = end.chunks_count + (1 if plan.is_chunk_end else 0)
+        self.end = FileEnd(end.records_count + 1, record.end_byte, chunks_count, record.last)
         if plan.is_chunk_end:
-            closed.append(ClosedChunk(record.last, record.end_byte, end.records_count))
-        is_chunk_open = not plan.is_chunk_end
+            self.closed.append(ClosedChunk(record.last, record.end_byte, self.end.records_count))
         if is_aligned:
-            aligned = end
-    return runs, SettleResult(SettleOutcome.SETTLED, aligned, end, closed)
+            self.aligned = self.end
 
 
 class SnapshotWriter:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import struct
+import zlib
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from penstock.compiled import choice
 from penstock.database.copy_frames import BUFFER_BYTES, CopyAnswer, GatherRows, choose_gather_rows, gather_rows
 from penstock.errors import DecodeError
-from penstock.shape_log.chunks import SnapshotCutter, SnapshotPiece
+from penstock.shape_log.chunks import SnapshotCutter, SnapshotPiece, join_runs, runs_joiner
 
 pytestmark = pytest.mark.usefixtures("compiled_core")
 
@@ -99,6 +101,33 @@ def test_both_cutters_write_the_same_chunks(blocks: list[list[bytes]], chunk_byt
     assert pieces == cut(is_compiled=False)
     assert sum(piece.elements_count for piece in pieces) == sum(map(len, blocks)) + 1
     assert b"".join(piece.data for piece in pieces).count(b"{}") >= 1
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=20) | st.binary(max_size=600), min_size=1, max_size=6), max_size=6), st.data()
+)
+def test_both_joiners_of_runs_write_the_same(parts: list[list[bytes]], drawn: st.DataObject) -> None:
+    """
+    The same elements give the same bytes and checksums, and each run its own.
+    """
+    elements = [(0, element) for part in parts for element in part]
+    ends = list(itertools.accumulate(map(len, parts)))
+    commas = drawn.draw(st.lists(st.booleans(), min_size=len(parts), max_size=len(parts)))
+    runs = list(zip([0, *ends[:-1]], ends, commas, strict=True)) if parts else []
+    joined, checksums = runs_joiner()(elements, runs)
+    assert (joined, checksums) == join_runs(elements, runs)
+    wanted = [b"," * has_comma + b",".join(part) for part, has_comma in zip(parts, commas, strict=True)]
+    assert joined == b"".join(wanted)
+    assert checksums == [zlib.crc32(run) for run in wanted]
+
+
+@pytest.mark.parametrize("runs", [[(0, 2, False)], [(-1, 1, True)], [(1, 1, False)]])
+def test_runs_of_what_is_not_there_are_refused(runs: list[tuple[int, int, bool]]) -> None:
+    """
+    Nothing outside of the elements is read.
+    """
+    with pytest.raises(ValueError, match="not there"):
+        runs_joiner()([(0, b"{}")], runs)
 
 
 @pytest.mark.parametrize("length", [BUFFER_BYTES - 10, BUFFER_BYTES, 3 * BUFFER_BYTES])

@@ -98,6 +98,7 @@ def test_runs_cover_everything_and_are_short(sizes: list[int], picked: set[int],
     assert [run.up_to_exclusive for run in runs if run.is_committed_end] == ([committed] if committed else [])
     for run in runs:
         assert sum(sizes[run.from_inclusive : run.up_to_exclusive - 1]) < RUN_BYTES_TARGET
+        assert run.bytes_count == sum(sizes[run.from_inclusive : run.up_to_exclusive])
 
 
 @given(

@@ -7,16 +7,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from penstock.postgres.lsn import CommitLsn, EndLsn
+from penstock.shape_log import writer
 from penstock.shape_log.log import FileShapeLog
 from penstock.shape_log.records import SettleOutcome
 from penstock.shape_log.store import FileShapeLogStore
@@ -26,6 +28,18 @@ from shape_log_disk import FakeDisk, turn_until
 T = TypeVar("T")
 
 OPEN_PART_BYTES_MAX = 600
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many_blocks() -> Iterator[None]:
+    """
+    Few elements are written in several blocks.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "BLOCK_BYTES_TARGET", 500)
+        yield
+
+
 END_ELEMENT = b'{"headers":{"control":"snapshot-end","xmin":"1","xmax":"1","xip_list":[]}}'
 
 
