@@ -402,6 +402,7 @@ class FileShapeLog:
             return
         self._is_cut_needed = False
         past = job.base + len(job.part.elements)
+        bytes_count: int | None = result.elements_bytes
         for chunk in result.closed:
             self._chunks.add(chunk.last, chunk.end_byte, chunk.records_count)
         self._written = result.written
@@ -411,8 +412,9 @@ class FileShapeLog:
         if self._abandoned_from is not None and self._abandoned_from < past:
             # Part of an incomplete transaction was written that has been abandoned since.
             past = job.base + job.committed_count if job.committed_count else self._tail.base
+            bytes_count = None
             self._return_to_aligned()
-        self._tail.drop(past)
+        self._tail.drop(past, bytes_count)
         self._settle_nothing()
 
     # --- compacting, called by the store -----------------------------------------------------------------------------

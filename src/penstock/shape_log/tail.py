@@ -180,15 +180,20 @@ class Tail:
         self.open_bytes = 0
         self._chunk_bytes = self._chunk_bytes_committed
 
-    def drop(self, up_to_exclusive: int) -> None:
+    def drop(self, up_to_exclusive: int, bytes_count: int | None = None) -> None:
         """
         Forget the elements before this ordinal: the files have them.
+
+        Args:
+            up_to_exclusive: the ordinal.
+            bytes_count: how many bytes they have, from who has counted them; looking at each anew takes as long as making
+                it did, because it has left the processor's caches.
         """
         count = up_to_exclusive - self.base
         assert 0 <= count <= len(self._elements)
         if count == 0:
             return
-        freed = _bytes_of(self._elements[:count])
+        freed = _bytes_of(self._elements[:count]) if bytes_count is None else bytes_count
         self.bytes_count -= freed
         if up_to_exclusive > self.committed:
             self.open_bytes = self.bytes_count

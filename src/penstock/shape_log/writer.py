@@ -105,12 +105,14 @@ class SettleResult:
         aligned: how far the files are complete transactions; None when nothing changed there.
         written: how far they are good.
         closed: log chunks that closed.
+        elements_bytes: how many bytes the elements have, without commas.
     """
 
     outcome: SettleOutcome
     aligned: FileEnd | None
     written: FileEnd
     closed: list[ClosedChunk]
+    elements_bytes: int = 0
 
 
 def settle(disk: Disk, job: SettleJob) -> SettleResult:
@@ -137,7 +139,7 @@ def settle(disk: Disk, job: SettleJob) -> SettleResult:
         is_harmless = error.errno in NO_SPACE_ERRNOS and not is_syncing
         outcome = SettleOutcome.NO_SPACE if is_harmless else SettleOutcome.FAILED
         return SettleResult(outcome, None, job.start, [])
-    return SettleResult(SettleOutcome.SETTLED, writing.aligned, writing.end, writing.closed)
+    return SettleResult(SettleOutcome.SETTLED, writing.aligned, writing.end, writing.closed, writing.elements_bytes)
 
 
 class _Writing:
@@ -149,6 +151,7 @@ class _Writing:
         end: how far the files will be good.
         aligned: how far they are complete transactions; None when nothing changed there.
         closed: log chunks that closed.
+        elements_bytes: how many bytes the elements have, without commas.
     """
 
     def __init__(self, job: SettleJob, data: OpenFile) -> None:
@@ -160,6 +163,7 @@ class _Writing:
         self.end = job.start
         self.aligned: FileEnd | None = None
         self.closed: Final[list[ClosedChunk]] = []
+        self.elements_bytes = 0
 
     def write_all(self) -> None:
         job = self._job
@@ -171,6 +175,7 @@ class _Writing:
         for plan in plan_runs(sizes, job.part.boundaries, job.committed_count):
             block.append(plan)
             block_bytes += plan.bytes_count
+            self.elements_bytes += plan.bytes_count
             if block_bytes >= BLOCK_BYTES_TARGET:
                 self._write(block)
                 block, block_bytes = [], 0

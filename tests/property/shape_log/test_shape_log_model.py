@@ -333,6 +333,7 @@ class LogMachine(RuleBasedStateMachine):
     def nothing_is_open(self) -> None:
         assert self.disk.open_count == 0
         if hasattr(self, "log"):
+            assert self.log.tail_bytes == sum(len(data) for _, data in self.log._tail._elements)
             assert self.log.last == (self.committed[-1][0] if self.committed else SNAPSHOT_END)
 
 
