@@ -62,11 +62,6 @@ GC_THRESHOLDS: Final = (10_000, 20, 50)
 When the collector of cyclic garbage looks. What a piece of the stream makes is nearly all freed at its end and holds no
 cycles, but passes 700 new containers, after which Python looks by itself, dozens of times a piece.
 """
-SWITCH_S: Final = 0.001
-"""
-How long a thread may keep the interpreter from another that asks for it. A thread that writes files lets go of it for each
-call of the system; getting it back would take five times as long beside an event loop that is busy.
-"""
 STOP_BYTE: Final = b"T"
 _BEAT_INTERVAL_S: Final = 0.05
 _REPORT_BYTES_MAX: Final = 4096
@@ -440,13 +435,6 @@ def collect_garbage_less() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-def share_interpreter_sooner() -> None:
-    """
-    Let the threads of this process wait less for each other. For processes whose threads have work at the same time.
-    """
-    sys.setswitchinterval(SWITCH_S)
 
 
 def find_verdict(error: BaseException) -> PenstockError | None:

@@ -10,7 +10,7 @@ import uvloop
 
 from penstock.api.remote import ShapeSourceServer
 from penstock.service.engine.engine import Engine
-from penstock.service.lifecycle import RoleContext, collect_garbage_less, share_interpreter_sooner
+from penstock.service.lifecycle import RoleContext, collect_garbage_less
 
 
 def run(context: RoleContext) -> None:
@@ -18,7 +18,6 @@ def run(context: RoleContext) -> None:
     Be the engine until told to end.
     """
     collect_garbage_less()
-    share_interpreter_sooner()
     uvloop.run(_run(context))
 
 
