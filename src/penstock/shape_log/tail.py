@@ -186,8 +186,8 @@ class Tail:
 
         Args:
             up_to_exclusive: the ordinal.
-            bytes_count: how many bytes they have, from who has counted them; looking at each anew takes as long as making
-                it did, because it has left the processor's caches.
+            bytes_count: how many bytes they have, from who has counted them; looking at each anew takes nearly as long
+                as making it did, because it has left the processor's caches.
         """
         count = up_to_exclusive - self.base
         assert 0 <= count <= len(self._elements)
