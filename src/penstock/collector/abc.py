@@ -55,7 +55,6 @@ class WholeRun(Sequence[RoutedPart]):
     they are (`fragments`), which is most of what is saved by having them together.
 
     Attributes:
-        table_oid: the table of the shapes.
         relation: describes all rows of all changes; None when they are of several relations.
         fragments: the transactions, in commit order. Each begins and ends in its fragment, none is empty, no truncate is
             among the changes.
@@ -63,13 +62,12 @@ class WholeRun(Sequence[RoutedPart]):
         encoded: what a projection made of all of them; filled and read by whoever encodes.
     """
 
-    __slots__ = ("_first", "_last", "_parts", "before", "encoded", "fragments", "relation", "table_oid")
+    __slots__ = ("_first", "_last", "_parts", "before", "encoded", "fragments", "relation")
 
-    def __init__(self, table_oid: int, relation: RelationDescription | None) -> None:
+    def __init__(self, relation: RelationDescription | None) -> None:
         """
         Begin with no transactions; whoever makes it adds them before it is handed on.
         """
-        self.table_oid: Final = table_oid
         self.relation = relation
         self.fragments: list[Fragment] = []
         self.before: list[EndLsn] = []

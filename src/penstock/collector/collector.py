@@ -275,7 +275,7 @@ class ShapeLogCollector:
         for table in tables:
             run = self._runs.get(table)
             if run is None:
-                run = self._runs[table] = WholeRun(table, relation)
+                run = self._runs[table] = WholeRun(relation)
             elif run.relation is not relation:
                 run.relation = None
             run.fragments.append(fragment)

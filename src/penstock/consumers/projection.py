@@ -3,8 +3,8 @@ Changes as elements, once for all shapes that are served the same of a table.
 
 Two shapes share a projection when their definitions differ in nothing but the kind of log; a `Selection` is the
 projection of shapes with a condition, and has its elements made by the projection of the same shapes without one. What
-is made of a change is kept with the change, and what is made of a list of changes is kept for as long as the caller
-says (one delivery), so that the thousandth shape is handed references.
+is made of a change for shapes with a condition is kept with the change, and what is made of a list of changes is kept
+for as long as the caller says (one delivery), so that the thousandth shape is handed references.
 
 With a condition, what becomes of a change depends on whether the row was in the shape before and is in it after:
 

@@ -71,7 +71,7 @@ def update(commit: int, old: Row | None, new: Row) -> Fragment:
 
 
 def run_of(*fragments: Fragment) -> WholeRun:
-    run = WholeRun(TABLE.oid, RELATION)
+    run = WholeRun(RELATION)
     run.fragments += fragments
     return run
 
