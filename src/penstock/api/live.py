@@ -199,8 +199,10 @@ class Shared(Generic[_T]):
         """
         question = self._questions.get(key)
         if question is None:
-            question = self._questions[key] = Question(self, key)
+            question = Question(self, key)
+            # Before anybody can join it: what cannot be put has no answer to wait for.
             question.put(self._close_and_put(question, put) if self._is_closed_when_put else put())
+            self._questions[key] = question
         question.join(asker)
         return question
 
