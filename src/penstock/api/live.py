@@ -109,6 +109,9 @@ class Question(Generic[_T]):
         error = asyncio.CancelledError() if work.cancelled() else work.exception()
         if self.askers:
             self._shared.finish(self, None if error is not None else work.result(), error)
+        else:
+            # The last left in the moment between the answer and this. Who joined later would wait for ever.
+            self._shared.drop(self)
 
 
 class _FutureAsker(Generic[_T]):
