@@ -202,15 +202,16 @@ def _time_service(
                 stack.enter_context(_loading(database))
             reader.send(offset=reply.offset, handle=reply.handle, live="true", cursor=reply.cursor)
             began = _commit(writer, key)
-            row_count = 0
-            while row_count == 0:
+            while True:
+                reader.await_end()
+                arrived = time.perf_counter()
                 reply = reader.receive(is_counting=True)
-                row_count = reply.row_count
-                if row_count == 0:
-                    reader.send(offset=reply.offset, handle=reply.handle, live="true", cursor=reply.cursor)
-            took.append(time.perf_counter() - began)
-            if row_count != 1:
-                raise RuntimeError(f"the live client got {row_count} rows for one commit")
+                if reply.row_count:
+                    break
+                reader.send(offset=reply.offset, handle=reply.handle, live="true", cursor=reply.cursor)
+            took.append(arrived - began)
+            if reply.row_count != 1:
+                raise RuntimeError(f"the live client got {reply.row_count} rows for one commit")
     return took[WARM_UPS - 1 :]
 
 

@@ -6,6 +6,8 @@ shares the machine with what is measured.
 from __future__ import annotations
 
 import http.client
+import select
+import socket
 import time
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -17,6 +19,8 @@ from benchmarks.source import TABLE
 from penstock.shapes.offset import LogOffset
 
 _BUFFER_BYTES: Final = 1 << 20
+_PEEKED_BYTES: Final = 64 << 10
+_END: Final = b'"control":"up-to-date"'
 _TIMEOUT_S: Final = 120.0
 _LOOK_S: Final = 0.02
 
@@ -86,6 +90,20 @@ class ShapeReader:
         Send a request; the answer is for `receive`.
         """
         self._connection.request("GET", "/v1/shape?" + urlencode({**self._shape, "offset": offset, **more}))
+
+    def await_end(self) -> None:
+        """
+        Wait until an answer that goes to the end of the log is here, and read nothing: that is for `receive`.
+        """
+        connected = self._connection.sock
+        assert connected is not None, "nothing was asked"
+        seen = b""
+        while _END not in seen:
+            if not select.select([connected], [], [], _TIMEOUT_S)[0]:
+                raise RuntimeError("there is no answer")
+            seen = connected.recv(_PEEKED_BYTES, socket.MSG_PEEK)
+            if not seen:
+                raise RuntimeError("the connection was closed")
 
     def receive(self, *, is_counting: bool = False) -> Reply:
         """

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 from penstock.collector.feed import RelayFeed
@@ -137,9 +138,9 @@ class Intake:
             published = self._published()
             if published is not None and published.epoch != self._epoch:
                 await self._begin_epoch(published)
-            if published is not None and not self.is_paused:
-                await self._read_up_to(published)
-            self._on_slice(self._clock())
+            has_read = published is not None and not self.is_paused and await self._read_up_to(published)
+            if not has_read:
+                self._on_slice(self._clock())
             await self._wait_for_more()
 
     async def _begin_epoch(self, published: PublishedEnd) -> None:
@@ -149,11 +150,22 @@ class Intake:
         self._epoch = published.epoch
         self._replay_end = published.place
 
-    async def _read_up_to(self, published: PublishedEnd) -> None:
+    async def _read_up_to(self, published: PublishedEnd) -> bool:
+        """
+        Read slices up to a place; tells whether there was any.
+        """
         feed = self._feed
         assert feed is not None
+        has_read = False
+        self._see_whether_caught_up(feed)
         while feed.has_more(published.place) and not self.is_paused:
             await self._read_slice(feed, published.place)
+            has_read = True
+            self._see_whether_caught_up(feed)
+            self._on_slice(self._clock())
+        return has_read
+
+    def _see_whether_caught_up(self, feed: RelayFeed) -> None:
         if self._replay_end is not None and not feed.has_more(self._replay_end):
             self._is_caught_up = True
 
@@ -176,9 +188,9 @@ class Intake:
             waited += self._clock() - asked
         now = self._clock()
         self._collector.handle(events, now)
-        ended = self._clock()
-        self._fit_slices(ended - began - waited)
-        self._on_slice(ended)
+        self._fit_slices(self._clock() - began - waited)
+        # Who has waited for the slice answers in the first turn of the loop, and the answer leaves in the second.
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
 
     def _fit_slices(self, took_s: float) -> None:
@@ -194,10 +206,14 @@ class Intake:
         """
         Wait for a hint, for the leave to read on, or for the poll.
         """
-        awaited = self._may_read if self._may_read is not None and self.is_paused else self._wake
-        try:
-            # Not `wait_for`, which on Python 3.11 may swallow a cancellation that comes with the event.
-            async with asyncio.timeout(POLL_S):
-                await awaited.wait()
-        except TimeoutError:
+        if self._may_read is not None and self.is_paused:
+            with suppress(TimeoutError):
+                # Not `wait_for`, which on Python 3.11 may swallow a cancellation that comes with the event.
+                async with asyncio.timeout(POLL_S):
+                    await self._may_read.wait()
             return
+        poll = asyncio.get_running_loop().call_later(POLL_S, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            poll.cancel()

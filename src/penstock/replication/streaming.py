@@ -40,6 +40,9 @@ MESSAGES_PER_TURN: Final = 256
 HANDOVER_INTERVAL_S: Final = 0.005
 """In a stream without gaps, what is ready leaves at least this often."""
 
+HANDOVER_PAUSE_S: Final = 0.000_02
+"""Who takes it cannot begin before this thread lets go of the interpreter, and nothing else is urgent when caught up."""
+
 COALESCING_PAUSE_S: Final = 0.0005
 PROGRESS_INTERVAL_S: Final = 0.25
 """Progress is told at most this often."""
@@ -168,11 +171,14 @@ class Stream:
         if sink.has_failed:
             raise ConnectionLostError("What was received could not be kept on disk; the server must send it again.")
         self._handed_over_at = now
-        for item in self._scanner.drain(now):
+        items = self._scanner.drain(now)
+        for item in items:
             if isinstance(item, EndLsn):
                 sink.submit_frontier(item)
             else:
                 sink.submit(item)
+        if items and not self._scanner.is_behind:
+            time.sleep(HANDOVER_PAUSE_S)
 
     def _report(self, now: float, *, is_reading: bool) -> None:
         """
