@@ -4,7 +4,7 @@ a second go into another shape; against `pg_recvlogical`.
 
 Both times begin when COMMIT has returned to the writer and end when a reader that was waiting has the row. The reader is
 this process: for Penstock with a parked long poll, for the reference at the end of a pipe, through which everything else
-comes too.
+comes too. Next to it stands what a chain of bare processes takes, which says how much of that is the machine's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import psycopg
 
+from benchmarks.bare_chain import BareChain
 from benchmarks.progress import say
 from benchmarks.reading import ShapeReader
 from benchmarks.reference import follow_to_pipe
@@ -36,10 +37,12 @@ from penstock.testing.postgres import ThrowawayDatabase
 
 IDLE: Final = "idle-latency"
 ADDED: Final = "idle-added"
+CHAIN: Final = "idle-chain"
 LOADED: Final = "loaded-latency"
 NAMES: Final = {
     IDLE: "COMMIT to live client, nothing else to do",
     ADDED: "how much later than the reference the slowest of a hundred then is",
+    CHAIN: "the same beside four bare processes that pass a byte on, one of which syncs it",
     LOADED: "the same, while 5,000 transactions a second go into another shape",
 }
 COMMITS: Final = 500
@@ -83,7 +86,7 @@ def measure_latency(setting: Setting) -> list[Figure]:
     Measure the latency of both, for what is wanted; the reference before and after the service, never while it runs.
     """
     figures: list[Figure] = []
-    if {IDLE, ADDED} & setting.wanted:
+    if {IDLE, ADDED, CHAIN} & setting.wanted:
         figures += _measure(setting, IDLE)
     if LOADED in setting.wanted:
         figures += _measure(setting, LOADED)
@@ -109,6 +112,7 @@ def _measure(setting: Setting, name: str) -> list[Figure]:
             say(f"{name}: {COMMITS} commits each")
             keys = iter(range(1, _LOAD_FIRST))
             half = COMMITS // 2
+            chain = [] if is_loaded else _time_chain(Path(folder), half)
             before = _time_reference(
                 database, writer, [next(keys) for _ in range(half + WARM_UPS)], is_loaded=is_loaded
             )
@@ -119,6 +123,7 @@ def _measure(setting: Setting, name: str) -> list[Figure]:
             peak_mib = service.usage().peak_mib
             service.stop()
             after = _time_reference(database, writer, [next(keys) for _ in range(half + WARM_UPS)], is_loaded=is_loaded)
+            chain += [] if is_loaded else _time_chain(Path(folder), half)
     finally:
         database.drop()
     reference = before + after
@@ -139,8 +144,23 @@ def _measure(setting: Setting, name: str) -> list[Figure]:
                 peak_mib=peak_mib,
             )
         )
+        if chain:
+            chain_ms = _percentile(chain, part) * 1e3
+            say(f"  {words}: four bare processes {chain_ms:.2f} ms")
+            figures.append(
+                Figure(
+                    name=CHAIN,
+                    scenario=f"Commit to live client, idle, {words}, against four bare processes in a chain",
+                    unit="ms",
+                    penstock=own_ms,
+                    reference=chain_ms,
+                    reference_name="bare chain",
+                    ratios=(chain_ms / own_ms,),
+                )
+            )
     if not is_loaded:
-        added_ms = (_percentile(ours, 0.99) - _percentile(reference, 0.99)) * 1e3
+        # At a load that makes the reference as slow, the difference is chance.
+        added_ms = max(_percentile(ours, 0.99) - _percentile(reference, 0.99), 1e-5) * 1e3
         figures.append(
             Figure(
                 name=ADDED,
@@ -247,6 +267,15 @@ def _time_pipe(process: subprocess.Popen[bytes], writer: psycopg.Connection[Any]
             raise RuntimeError("pg_recvlogical does not tell the change")
         seen = seen[-len(wanted) :] + pipe.read(65_536)
     return time.perf_counter() - began
+
+
+def _time_chain(folder: Path, count: int) -> list[float]:
+    took = []
+    with BareChain(folder) as chain:
+        for _ in range(count):
+            time.sleep(_PARKING_S + random.random() * _JITTER_S)
+            took.append(chain.time())
+    return took
 
 
 def _commit(writer: psycopg.Connection[Any], key: int) -> float:
