@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from conformance.scripted_source import ScriptedSource, row
+from harness.reach import Reach, directly
 from penstock.api.admission import Kind
 from penstock.api.app import ShapeApp
 from penstock.api.authorisation import Authorize
@@ -164,24 +165,26 @@ async def running(
     *,
     has_short_way: bool = True,
     authorize: Authorize | None = None,
+    reach: Reach = directly,
 ) -> AsyncIterator[Running]:
     """
     Serve until the block ends, whoever `authorize` lets in.
     """
     source = ScriptedSource()
     source.add("items", row(1))
-    app = ShapeApp(source, settings, data_dir, authorize=authorize)
-    sock = bind()
-    sock.listen(4096)
-    port = sock.getsockname()[1]
-    server = HttpServer(app, sock, settings, has_short_way=has_short_way)
-    served = Running(source, app, server, port)
-    try:
-        yield served
-    finally:
-        for client in served.clients:
-            client.close()
-        await served.stop()
+    async with reach(source, data_dir) as reached:
+        app = ShapeApp(reached, settings, data_dir, authorize=authorize)
+        sock = bind()
+        sock.listen(4096)
+        port = sock.getsockname()[1]
+        server = HttpServer(app, sock, settings, has_short_way=has_short_way)
+        served = Running(source, app, server, port)
+        try:
+            yield served
+        finally:
+            for client in served.clients:
+                client.close()
+            await served.stop()
 
 
 def play(
@@ -191,13 +194,14 @@ def play(
     *,
     has_short_way: bool = True,
     authorize: Authorize | None = None,
+    reach: Reach = directly,
 ) -> None:
     """
     Run a test on a fresh server; nothing may be left under way when its clients have left.
     """
 
     async def run() -> None:
-        serving = running(data_dir, settings, has_short_way=has_short_way, authorize=authorize)
+        serving = running(data_dir, settings, has_short_way=has_short_way, authorize=authorize, reach=reach)
         async with asyncio.timeout(60), serving as server:
             await test(server)
             for client in server.clients:

@@ -8,16 +8,16 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conformance.scripted_source import ScriptedSource, row
+from harness.http_server import until
+from harness.reach import connected, directly, remotely, served
 from penstock.api import remote
-from penstock.api.abc import ShapeSource
 from penstock.api.remote import EngineFaultError, RemoteShapeSource, ShapeSourceServer
 from penstock.errors import ConfigError, ConnectionLostError
 from penstock.shapes.definition import LogMode, Replica
@@ -37,47 +37,6 @@ from penstock.shapes.reading import (
     SubsetQuestion,
 )
 from penstock.shapes.subset import SubsetRequest
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """
-    Let everybody else run until something holds.
-    """
-    while not condition():  # noqa: ASYNC110  what is waited for is a count, not an event
-        await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def directly(scripted: ScriptedSource, _folder: Path) -> AsyncIterator[ShapeSource]:
-    yield scripted
-
-
-@asynccontextmanager
-async def served(scripted: ScriptedSource, folder: Path) -> AsyncIterator[ShapeSourceServer]:
-    server = ShapeSourceServer(scripted, folder / "s")
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.close()
-
-
-@asynccontextmanager
-async def connected(folder: Path) -> AsyncIterator[RemoteShapeSource]:
-    source = RemoteShapeSource(folder / "s")
-    await source.start()
-    try:
-        yield source
-    finally:
-        await source.close()
-
-
-@asynccontextmanager
-async def remotely(scripted: ScriptedSource, folder: Path) -> AsyncIterator[ShapeSource]:
-    async with served(scripted, folder), connected(folder) as source:
-        await until(lambda: source.is_connected)
-        yield source
-    assert scripted.waits_under_way == scripted.opens_under_way == 0
 
 
 def play(test: Coroutine[Any, Any, None]) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from conformance.scripted_source import in_file, row
 from harness.http_server import SETTINGS, Connection, Running, play
+from harness.reach import directly, remotely
 from penstock.client.events import KEEP_ALIVE, EventFeeder
 from penstock.client.stream import MustRefetch, ShapeStream, StreamEvent, UpToDate
 from penstock.shapes.reading import Piece
@@ -180,4 +181,4 @@ def test_whoever_follows_has_every_row_in_the_end(tmp_path: Path, seed: int) -> 
     async def test(server: Running) -> None:
         await History(server, tmp_path, seed).play()
 
-    play(test, tmp_path, PATIENT, has_short_way=seed % 4 != 0)
+    play(test, tmp_path, PATIENT, has_short_way=seed % 4 != 0, reach=directly if seed % 3 == 0 else remotely)
