@@ -29,6 +29,7 @@ from benchmarks import (
     wal_held,
 )
 from benchmarks.backlog import GROWTH, LARGE, SMALL, UNWANTED, UPDATES, make_suite
+from benchmarks.measure import StolenTime
 from benchmarks.progress import say
 from benchmarks.reference import find_tool
 from benchmarks.regression import find_moves, read_committed, read_latest, tell
@@ -119,13 +120,14 @@ def main(
     """  # noqa: D301 - \b is click's sign for "leave these lines alone"
     wanted = frozenset(names or SCENARIOS)
     before = read_committed()
+    stolen = StolenTime()
     try:
         figures, postgres, failures = _measure(wanted, rows, minutes * 60.0, single_process=single_process)
     except PenstockError as error:
         raise click.ClickException(error.message) from error
     order = list(SCENARIOS)
     figures.sort(key=lambda figure: order.index(figure.name))
-    report = make_report(figures, postgres=postgres, row_count=rows)
+    report = make_report(figures, postgres=postgres, row_count=rows, stolen=stolen.share())
     moves = [] if before is None else find_moves(report.figures, before)
     moved = tell(report, before, moves)
     click.echo("\n".join([render(report), *moved]))

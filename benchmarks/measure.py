@@ -164,3 +164,38 @@ def own_peak_mib() -> float:
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+class StolenTime:
+    """
+    How much of the processors' time the host of a virtual machine gave to others; from `/proc/stat`, see proc(5).
+    """
+
+    _STEAL: Final = 7
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        """
+        Begin to count.
+        """
+        self._stat: Final = stat
+        self._before: Final = self._read()
+
+    def share(self) -> float | None:
+        """
+        Give the part of all time since then; None where nobody says.
+        """
+        now = self._read()
+        if not self._before or not now:
+            return None
+        passed = sum(now) - sum(self._before)
+        return (now[self._STEAL] - self._before[self._STEAL]) / passed if passed else 0.0
+
+    def _read(self) -> list[int]:
+        """
+        Read the ticks of all processors by what they went to, without those of guests, which are in others already.
+        """
+        try:
+            first = self._stat.read_text().split("\n", 1)[0]
+        except OSError:
+            return []
+        return [int(each) for each in first.split()[1 : self._STEAL + 2]]

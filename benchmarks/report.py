@@ -184,16 +184,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     figures: tuple[Figure, ...]
 
 
-def make_report(figures: Sequence[Figure], *, postgres: str, row_count: int) -> Report:
+def make_report(figures: Sequence[Figure], *, postgres: str, row_count: int, stolen: float | None) -> Report:
     """
     Put figures together with what they depend on.
+
+    Args:
+        figures: the lines.
+        postgres: version of the server.
+        row_count: as asked for.
+        stolen: the part of the processors' time that the host gave to others; None where nobody says.
     """
+    busy = f"load {os.getloadavg()[1]:.0f}" + ("" if stolen is None else f", {stolen * 100:.0f} % taken by the host")
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     measured_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     return Report(
         measured_at=measured_at,
         machine=f"{len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, {platform.system()} "
-        f"{platform.machine()}, Python {sys.version.split()[0]}, load {os.getloadavg()[1]:.0f}",
+        f"{platform.machine()}, Python {sys.version.split()[0]}, {busy}",
         postgres=postgres,
         row_count=row_count,
         figures=tuple(

@@ -11,6 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[3]))
 from benchmarks.flame import busiest, draw, read_stacks
 from benchmarks.regression import find_moves, tell
+from benchmarks.measure import StolenTime
 from benchmarks.report import Figure, Point, Report, make_report, merge, render
 
 
@@ -27,7 +28,7 @@ def figure(*ratios: float, name: str = "service-small") -> Figure:
 
 
 def report(*figures: Figure) -> Report:
-    return make_report(figures, postgres="18", row_count=1000)
+    return make_report(figures, postgres="18", row_count=1000, stolen=None)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,19 @@ def test_growth_is_drawn_without_a_date(tmp_path: Path) -> None:
     made = plots.draw([figure(0.5), *figures], tmp_path)
     assert [path.name for path in made] == ["growth-rows.svg", "ratios.svg"]
     assert all("dc:date" not in path.read_text() for path in made)
+
+
+def test_what_the_host_took_stands_in_the_head(tmp_path: Path) -> None:
+    """Its part of all the time that passed, guests not counted twice; nothing where the system does not say."""
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 0 100 100 0 0 0 10 50 0\ncpu0 1 2 3\n")
+    stolen = StolenTime(stat)
+    stat.write_text("cpu  130 0 130 120 0 0 0 30 70 0\ncpu0 1 2 3\n")
+    assert stolen.share() == 0.2
+    assert "20 % taken by the host" in make_report([], postgres="18", row_count=1, stolen=stolen.share()).machine
+    stat.unlink()
+    assert stolen.share() is None
+    assert "host" not in make_report([], postgres="18", row_count=1, stolen=None).machine
 
 
 def test_samples_become_a_picture_without_those_who_wait(tmp_path: Path) -> None:
