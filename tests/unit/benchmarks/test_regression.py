@@ -10,8 +10,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[3]))
 from benchmarks.flame import busiest, draw, read_stacks
-from benchmarks.regression import find_moves, tell
 from benchmarks.measure import StolenTime
+from benchmarks.regression import find_moves, tell
 from benchmarks.report import Figure, Point, Report, make_report, merge, render
 
 
