@@ -326,3 +326,40 @@ def test_descriptions_of_a_session_are_told() -> None:
     desk.publish()
     desk.run(lambda: desk.intake.is_caught_up)
     assert desk.delivery.told == [("seen", TABLE, [TABLE, 99])]
+
+
+class WaitedFor(Desk):
+    """
+    Somebody waits for each slice, and what they answer leaves in the turn after.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.order: list[str] = []
+
+    def handle(self, events: Sequence[StreamEvent], now: float) -> None:
+        """
+        Tell who waits.
+        """
+        super().handle(events, now)
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[None] = loop.create_future()
+        waiting.add_done_callback(lambda _: self.order.append("answers"))
+        waiting.add_done_callback(lambda _: loop.call_soon(self.order.append, "leaves"))
+        waiting.set_result(None)
+
+    def on_slice(self, now: float) -> None:
+        """
+        Note when.
+        """
+        super().on_slice(now)
+        self.order.append("beats")
+
+
+def test_whoever_waits_for_a_slice_is_answered_before_anything_else() -> None:
+    """The heartbeat comes behind the answers, once for each slice, and knows by then whether all was caught up."""
+    desk = WaitedFor({1: ListSource(transactions(2))})
+    desk.publish()
+    desk.run(lambda: desk.slices == 3)
+    assert desk.order == ["answers", "leaves", "beats"] * 3
+    assert desk.intake.is_caught_up
