@@ -48,7 +48,6 @@ class BareChain:
             assert before.stdout is not None
             # The next process has it now, and is to learn when the one before ends.
             before.stdout.close()
-        self.time()
         return self
 
     def __exit__(
@@ -64,7 +63,7 @@ class BareChain:
 
     def time(self) -> float:
         """
-        Let a byte go through; gives the seconds that took.
+        Let a byte go through; gives the seconds that took. The first has to wait for the processes to start.
         """
         head, last = self._links[0].stdin, self._links[-1].stdout
         assert head is not None
